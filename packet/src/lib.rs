@@ -1,0 +1,23 @@
+//! Frames and what is in them: the ground floor of the switch.
+//!
+//! A [`Frame`] owns one chunk of the shared memory [`Area`]; a [`FramePool`] hands chunks out and takes them
+//! back; a [`Batch`] is what a worker decides together. Header views and builders live in [`header`] and
+//! [`build`]; [`checksum`] and [`segment`] finish what a device left undone.
+//!
+//! `unsafe` is confined to [`frame`] and [`area`]: everything else sees slices.
+
+pub mod addr;
+pub mod area;
+pub mod batch;
+pub mod frame;
+pub mod offload;
+pub mod pool;
+pub mod time;
+
+pub use addr::{MacAddr, NetworkId, PortId, VlanId, Vni};
+pub use area::Area;
+pub use batch::{Batch, FrameQueue};
+pub use frame::Frame;
+pub use offload::{Checksum, Gso, GsoKind, Tunnel};
+pub use pool::FramePool;
+pub use time::Instant;

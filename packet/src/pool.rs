@@ -1,0 +1,207 @@
+//! A worker's own stock of free chunks.
+//!
+//! Last in, first out, so that the chunk handed out is the one still in cache. Chunks are traded with the
+//! area's depot a magazine of 64 at a time. One thread owns a pool; nothing here allocates after `new`.
+
+use std::sync::Arc;
+
+use crate::area::{Area, CHUNK_LEN, ChunkKind, LARGE_CHUNK_LEN, Magazine};
+use crate::frame::{Frame, HEADROOM};
+
+/// Chunks start at one of eight cache lines, else all headers of a batch would fight for one set of the
+/// first-level cache (chunks are a page apart). PERF: benches/l2.
+const COLOURS: u32 = 8;
+const COLOUR_STEP: usize = 64;
+
+/// The longest packet that a small chunk surely takes.
+pub const SMALL_ROOM: usize = CHUNK_LEN - HEADROOM - (COLOURS as usize - 1) * COLOUR_STEP;
+/// The longest packet that a large chunk surely takes.
+pub const LARGE_ROOM: usize = LARGE_CHUNK_LEN - HEADROOM;
+
+/// Keeps at most this many magazines of a kind before it gives one back.
+const KEEP: usize = 3;
+
+/// Free chunks of one worker, and the area they come from.
+#[derive(Debug)]
+pub struct FramePool {
+    area: Arc<Area>,
+    small: Vec<u32>,
+    large: Vec<u32>,
+}
+
+impl FramePool {
+    /// Makes an empty pool; it draws from `area` when first asked.
+    pub fn new(area: Arc<Area>) -> Self {
+        let room = || Vec::with_capacity((KEEP + 1) * Magazine::CAPACITY);
+        Self { area, small: room(), large: room() }
+    }
+
+    /// Returns the area that the chunks come from.
+    pub fn area(&self) -> &Arc<Area> {
+        &self.area
+    }
+
+    /// Returns an empty frame with room for `len` bytes and [`HEADROOM`] before them, or `None` when the area
+    /// is used up or no chunk is that large.
+    #[inline]
+    pub fn alloc(&mut self, len: usize) -> Option<Frame> {
+        if len <= SMALL_ROOM {
+            self.alloc_kind(ChunkKind::Small)
+        } else if len <= LARGE_ROOM {
+            self.alloc_kind(ChunkKind::Large)
+        } else {
+            None
+        }
+    }
+
+    /// Returns an empty frame of the given kind, or `None` when the area has no more.
+    #[inline]
+    pub fn alloc_kind(&mut self, kind: ChunkKind) -> Option<Frame> {
+        let stock = match kind {
+            ChunkKind::Small => &mut self.small,
+            ChunkKind::Large => &mut self.large,
+        };
+        let page = match stock.pop() {
+            Some(page) => page,
+            None => {
+                let magazine = self.area.take(kind)?;
+                stock.extend_from_slice(magazine.chunks());
+                stock.pop()?
+            }
+        };
+        let start = match kind {
+            ChunkKind::Small => HEADROOM + (page % COLOURS) as usize * COLOUR_STEP,
+            ChunkKind::Large => HEADROOM,
+        };
+        // SAFETY: the chunk was in our stock, so it is ours, and `start` is within it.
+        Some(unsafe { self.area.frame(page, kind, start, 0) })
+    }
+
+    /// Returns a frame that holds `bytes`, or `None` when there is no chunk for them.
+    pub fn alloc_from(&mut self, bytes: &[u8]) -> Option<Frame> {
+        let mut frame = self.alloc(bytes.len())?;
+        frame.set_len(bytes.len());
+        frame.bytes_mut().copy_from_slice(bytes);
+        Some(frame)
+    }
+
+    /// Returns a copy of `frame`, offload state included, or `None` when there is no chunk for it.
+    pub fn copy(&mut self, frame: &Frame) -> Option<Frame> {
+        let mut copy = self.alloc_from(frame.bytes())?;
+        copy.copy_offload(frame);
+        Some(copy)
+    }
+
+    /// Takes a frame's chunk back.
+    #[inline]
+    pub fn free(&mut self, frame: Frame) {
+        let kind = frame.kind();
+        let page = frame.page();
+        frame.forget();
+        let stock = match kind {
+            ChunkKind::Small => &mut self.small,
+            ChunkKind::Large => &mut self.large,
+        };
+        stock.push(page);
+        if stock.len() == stock.capacity() {
+            let from = stock.len() - Magazine::CAPACITY;
+            self.area.put(kind, Magazine::fill(stock.drain(from..)));
+        }
+    }
+
+    /// Returns how many chunks of `kind` the pool holds itself.
+    pub fn held(&self, kind: ChunkKind) -> usize {
+        match kind {
+            ChunkKind::Small => self.small.len(),
+            ChunkKind::Large => self.large.len(),
+        }
+    }
+
+    /// Gives every chunk back to the area.
+    pub fn flush(&mut self) {
+        for kind in [ChunkKind::Small, ChunkKind::Large] {
+            let stock = match kind {
+                ChunkKind::Small => &mut self.small,
+                ChunkKind::Large => &mut self.large,
+            };
+            while !stock.is_empty() {
+                let from = stock.len().saturating_sub(Magazine::CAPACITY);
+                self.area.put(kind, Magazine::fill(stock.drain(from..)));
+            }
+        }
+    }
+}
+
+impl Drop for FramePool {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::offload::Checksum;
+
+    #[test]
+    fn chunks_come_home() {
+        let area = Area::new(300, 10).expect("a small area");
+        let mut pool = FramePool::new(Arc::clone(&area));
+        let frames: Vec<_> = std::iter::from_fn(|| pool.alloc(100)).collect();
+        assert_eq!(frames.len(), 300);
+        let large: Vec<_> = std::iter::from_fn(|| pool.alloc(60_000)).collect();
+        assert_eq!(large.len(), 10);
+        for frame in frames.into_iter().chain(large) {
+            pool.free(frame);
+        }
+        drop(pool);
+        assert_eq!(area.free(ChunkKind::Small), 300);
+        assert_eq!(area.free(ChunkKind::Large), 10);
+    }
+
+    #[test]
+    fn a_copy_has_its_own_bytes_and_the_same_offload_state() {
+        let area = Area::new(64, 1).expect("a small area");
+        let mut pool = FramePool::new(area);
+        let mut frame = pool.alloc_from(b"hello, world").expect("a chunk");
+        frame.set_checksum(Checksum::Partial { start: 3, offset: 2 });
+        let mut copy = pool.copy(&frame).expect("a chunk");
+        copy.bytes_mut()[0] = b'j';
+        assert_eq!(frame.bytes(), b"hello, world");
+        assert_eq!(copy.bytes(), b"jello, world");
+        assert_eq!(copy.checksum(), frame.checksum());
+        pool.free(frame);
+        pool.free(copy);
+    }
+
+    #[test]
+    fn prepend_and_trim_move_the_offload_state_along() {
+        let area = Area::new(64, 1).expect("a small area");
+        let mut pool = FramePool::new(area);
+        let mut frame = pool.alloc_from(&[7; 40]).expect("a chunk");
+        frame.set_checksum(Checksum::Partial { start: 34, offset: 16 });
+        frame.prepend(4).expect("headroom").fill(1);
+        assert_eq!(frame.checksum(), Checksum::Partial { start: 38, offset: 16 });
+        assert_eq!(frame.len(), 44);
+        frame.trim_front(4).expect("long enough");
+        assert_eq!(frame.bytes(), [7; 40]);
+        assert_eq!(frame.checksum(), Checksum::Partial { start: 34, offset: 16 });
+        pool.free(frame);
+    }
+
+    #[test]
+    fn a_lent_chunk_can_be_reclaimed() {
+        let area = Area::new(64, 2).expect("a small area");
+        let mut pool = FramePool::new(Arc::clone(&area));
+        for len in [60, 60_000] {
+            let mut frame = pool.alloc(len).expect("a chunk");
+            frame.set_len(len);
+            frame.bytes_mut().fill(9);
+            let offset = area.lend(frame);
+            // SAFETY: lent in the line above.
+            let frame = unsafe { area.reclaim(offset, len) };
+            assert!(frame.bytes().iter().all(|b| *b == 9));
+            pool.free(frame);
+        }
+    }
+}

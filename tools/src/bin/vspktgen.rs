@@ -1,0 +1,2 @@
+//! vspktgen
+fn main() {}
