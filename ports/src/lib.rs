@@ -156,7 +156,7 @@ impl Port {
             Kind::Tap { device, queues, persist } => tap::open(&spec.name, &device, queues, persist),
             Kind::Veth { device } => veth::open(&spec.name, &device),
             Kind::Afxdp { device, options } => afxdp::open(&spec.name, &device, options, area),
-            Kind::Memory { end } => Ok(memory::open(end)),
+            Kind::Memory { end } => memory::open(&spec.name, end),
             Kind::Pcap { input, output } => pcap::open(&spec.name, input.as_deref(), output.as_deref()),
         }
     }
@@ -221,7 +221,8 @@ impl Port {
             Port::Tap(port) => port.health(),
             Port::Veth(port) => port.health(),
             Port::Afxdp(port) => port.health(),
-            Port::Memory(_) | Port::Pcap(_) => Health::Up,
+            Port::Memory(port) => port.health(),
+            Port::Pcap(_) => Health::Up,
         }
     }
 
