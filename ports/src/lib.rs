@@ -9,7 +9,7 @@
 //! can do is left to it.
 
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{BorrowedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -213,6 +213,13 @@ impl Port {
             Port::Afxdp(port) => Some(port.fd()),
             Port::Memory(_) | Port::Pcap(_) => None,
         }
+    }
+
+    /// Returns the same descriptor as [`Port::fd`], tied to the port's life, for safe `epoll` calls.
+    pub fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+        // SAFETY: the port owns the descriptor and keeps it open as long as it lives, and the result borrows
+        // the port.
+        self.fd().map(|fd| unsafe { BorrowedFd::borrow_raw(fd) })
     }
 
     /// Returns whether frames can move, as far as the last system call told.
