@@ -144,8 +144,11 @@ impl Frame {
     /// When there is less headroom.
     pub fn with_headroom(&mut self, count: usize) -> &mut [u8] {
         assert!(count <= self.headroom(), "{count} bytes wanted, {} bytes of headroom", self.headroom());
-        // SAFETY: `count` bytes before `start` are within the chunk, which is ours alone.
-        unsafe { slice::from_raw_parts_mut(self.data().sub(count), count + self.len as usize) }
+        let len = count + self.len as usize;
+        // SAFETY: `count` bytes before `start` are within the chunk.
+        let first = unsafe { self.data().sub(count) };
+        // SAFETY: from there to the end of the packet is within the chunk, which is ours alone.
+        unsafe { slice::from_raw_parts_mut(first, len) }
     }
 
     /// Puts `count` bytes before the packet and returns them; false offsets in the offload state are moved

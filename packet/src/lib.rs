@@ -9,7 +9,9 @@
 pub mod addr;
 pub mod area;
 pub mod batch;
+pub mod checksum;
 pub mod frame;
+pub mod header;
 pub mod offload;
 pub mod pool;
 pub mod time;
