@@ -20,6 +20,7 @@ pub mod memory;
 pub mod pcap;
 pub mod tap;
 pub mod veth;
+pub mod vnet;
 
 /// What to open. Device names are looked up in the network namespace of the calling thread.
 #[derive(Clone, Debug)]
