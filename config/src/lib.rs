@@ -1,1 +1,27 @@
-//! config
+//! What an operator means: the TOML tree, the API types, and their validation.
+//!
+//! [`Document`] is the tree of one file, plain data that reads and prints as TOML and as JSON.
+//! [`Document::parse`] reads a file and checks it; everything that is wrong with it comes back at once as
+//! [`Diagnostics`], each with file, line, column, key, what was wrong and what is allowed. The same checks
+//! run over a tree that was changed through the API ([`Document::validate`]), where there is no line to name.
+//!
+//! [`api`] holds what travels over the daemon's socket. [`diff`] tells what an apply would change, [`sizing`]
+//! what `[limits]` makes of the memory. No I/O: the caller reads the file and hands its text over.
+
+pub mod api;
+pub mod diagnostics;
+pub mod diff;
+pub mod document;
+pub mod keys;
+mod parse;
+pub mod sizing;
+mod validate;
+pub mod values;
+
+pub use diagnostics::{Diagnostic, Diagnostics};
+pub use diff::{Change, ChangeKind};
+pub use document::{
+    Daemon, Document, FdbEntry, Limits, LogLevel, Network, Owner, Poll, Port, PortKind, Workers,
+};
+pub use sizing::Sizing;
+pub use values::{ByteSize, Cpus, Mtu, Netns, VlanRange};

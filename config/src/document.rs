@@ -1,0 +1,456 @@
+//! The TOML tree: one struct a section, one field a key.
+//!
+//! All of it is plain data with defaults, so that it reads and prints as TOML (files) and as JSON (API) alike.
+//! A key that is not here is refused: nothing is accepted that nothing implements. `keys.rs` lists the keys
+//! with their types and defaults for error texts and for docs/config.md, and a test keeps the two equal.
+//!
+//! Printing leaves out what has its default, so a printed file shows what its owner decided.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use ipnet::IpNet;
+use packet::MacAddr;
+use serde::{Deserialize, Serialize};
+
+use crate::values::{ByteSize, Cpus, Mtu, Netns, VlanRange};
+
+/// A whole configuration: what a file says, or all that the daemon is meant to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Document {
+    /// The daemon itself. Read at start.
+    #[serde(skip_serializing_if = "is_default")]
+    pub daemon: Daemon,
+    /// The threads that move frames. Read at start, but for `poll` and `budget`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub workers: Workers,
+    /// Sizes of all tables and pools. Read at start.
+    #[serde(skip_serializing_if = "is_default")]
+    pub limits: Limits,
+    /// The networks, in the order of the file.
+    #[serde(rename = "network", skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<Network>,
+    /// The ports, in the order of the file.
+    #[serde(rename = "port", skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<Port>,
+    /// Stations that are never learned, moved or aged.
+    #[serde(rename = "fdb", skip_serializing_if = "Vec::is_empty")]
+    pub fdb: Vec<FdbEntry>,
+}
+
+impl Document {
+    /// Returns the network called `name`.
+    pub fn network(&self, name: &str) -> Option<&Network> {
+        self.networks.iter().find(|network| network.name == name)
+    }
+
+    /// Returns the port called `name`.
+    pub fn port(&self, name: &str) -> Option<&Port> {
+        self.ports.iter().find(|port| port.name == name)
+    }
+
+    /// Prints the tree as TOML that [`Document::parse`] reads back to an equal tree.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("every value of the tree has a TOML form")
+    }
+}
+
+/// `[daemon]`: the process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Daemon {
+    /// Name of this switch; `None` stands for the host's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Path of the unix socket of the API.
+    pub socket: PathBuf,
+    /// Directory of the store.
+    pub state_dir: PathBuf,
+    /// The least important message that is logged.
+    pub log: LogLevel,
+}
+
+impl Default for Daemon {
+    fn default() -> Self {
+        Self {
+            name: None,
+            socket: "/run/vswitch/vswitch.sock".into(),
+            state_dir: "/var/lib/vswitch".into(),
+            log: LogLevel::Info,
+        }
+    }
+}
+
+/// How important a message must be to be logged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// What stopped working.
+    Error,
+    /// And what may stop working.
+    Warn,
+    /// And what changed.
+    #[default]
+    Info,
+    /// And why.
+    Debug,
+    /// And every step.
+    Trace,
+}
+
+/// `[workers]`: the threads that move frames.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Workers {
+    /// Where workers run, one a CPU.
+    pub cpus: Cpus,
+    /// What a worker does while nothing is to be done.
+    pub poll: Poll,
+    /// Frames that one port may bring in a turn before the next port has its chance; 1 to 256.
+    pub budget: u16,
+}
+
+impl Default for Workers {
+    fn default() -> Self {
+        Self { cpus: Cpus::Auto, poll: Poll::Adaptive, budget: 64 }
+    }
+}
+
+/// What a worker does while nothing is to be done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Poll {
+    /// Spins while there is work, then waits in the kernel.
+    #[default]
+    Adaptive,
+    /// Spins for ever: lowest latency, one core used up.
+    Busy,
+    /// Always waits in the kernel: least CPU.
+    Interrupt,
+}
+
+/// `[limits]`: sizes of all tables and pools, fixed at start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Bytes for frames, tables, and the kernel's bookkeeping of AF_XDP ports, together; see [`crate::Sizing`].
+    pub memory: ByteSize,
+    /// Ports at the same time; 1 to 4096.
+    pub ports: u16,
+    /// Networks at the same time; 1 to 4096.
+    pub networks: u16,
+    /// Stations (MAC addresses) that all networks know together; 16 to 2^20.
+    pub stations: u32,
+    /// Stations that may be learned on one port that has no `stations` of its own; at least 1.
+    pub stations_per_port: u32,
+    /// Entries of each worker's flow cache; a power of two from 1024 to 2^24.
+    pub flows: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            memory: ByteSize::mib(36),
+            ports: 256,
+            networks: 64,
+            stations: 16384,
+            stations_per_port: 4096,
+            flows: 65536,
+        }
+    }
+}
+
+/// `[[network]]`: one layer-2 network, isolated from all others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Network {
+    /// Unique name.
+    pub name: String,
+    /// Address ranges of the network, with no host bits set. None at all: a network without addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub subnets: Vec<IpNet>,
+    /// The switch's own addresses, one a subnet; `None` stands for the first address of each subnet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateways: Option<Vec<IpAddr>>,
+    /// Ports of this network never reach one another.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub isolated: bool,
+    /// The largest IP packet, for every port that has no `mtu` of its own.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub mtu: Mtu,
+    /// Stations that may be learned in this network; `None` stands for `[limits] stations`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stations: Option<u32>,
+    /// Seconds after which a learned station that sends nothing is forgotten.
+    #[serde(default = "Network::default_ageing", skip_serializing_if = "Network::is_default_ageing")]
+    pub ageing: u32,
+    /// Broadcast, multicast and unknown-unicast frames a second that one port may send; `None`: any number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storm: Option<u32>,
+    /// ARP and ND requests for addresses that the switch knows are answered by it.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub arp_proxy: bool,
+}
+
+impl Network {
+    /// Seconds that a silent station is remembered unless the file says otherwise.
+    pub const DEFAULT_AGEING: u32 = 300;
+
+    /// Returns the network `name` with defaults.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            subnets: Vec::new(),
+            gateways: None,
+            isolated: false,
+            mtu: Mtu::Auto,
+            stations: None,
+            ageing: Self::DEFAULT_AGEING,
+            storm: None,
+            arp_proxy: true,
+        }
+    }
+
+    /// Returns the switch's own addresses in this network: as given, or the first address of each subnet.
+    pub fn gateway_addresses(&self) -> Vec<IpAddr> {
+        match &self.gateways {
+            Some(addresses) => addresses.clone(),
+            None => self.subnets.iter().map(first_address).collect(),
+        }
+    }
+
+    /// Returns the subnet that `address` is in.
+    pub fn subnet_of(&self, address: IpAddr) -> Option<IpNet> {
+        self.subnets.iter().copied().find(|subnet| subnet.contains(&address))
+    }
+
+    fn default_ageing() -> u32 {
+        Self::DEFAULT_AGEING
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+    fn is_default_ageing(ageing: &u32) -> bool {
+        *ageing == Self::DEFAULT_AGEING
+    }
+}
+
+/// `[[port]]`: where a container, namespace or virtual machine is attached to a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Port {
+    /// Unique name.
+    pub name: String,
+    /// The network it is attached to.
+    pub network: String,
+    /// How frames get in and out.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub kind: PortKind,
+    /// Where the far end is put; `None` stands for the host's own namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns: Option<Netns>,
+    /// Name of the far end's interface; see [`Port::interface_name`] for `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ifname: Option<String>,
+    /// Addresses that the far end gets, each from a subnet of the network.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
+    /// The far end's MAC; `None` stands for one that the switch makes from the port's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<MacAddr>,
+    /// The far end's MTU, in bytes; `None` stands for the network's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
+    /// Access port: untagged frames belong to this VLAN, and tagged frames are dropped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<u16>,
+    /// Trunk port: frames tagged with these VLANs pass.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trunk: Vec<VlanRange>,
+    /// The VLAN that a trunk port's untagged frames belong to; `None`: they are dropped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub native: Option<u16>,
+    /// Frames with a foreign source MAC or IP address are dropped; `None` stands for "when it has addresses".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<bool>,
+    /// Never reaches another isolated port of the network.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub isolated: bool,
+    /// Broadcast, multicast and unknown-unicast frames a second it may send; `None` stands for the network's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storm: Option<u32>,
+    /// Stations that may be learned here; `None` stands for `[limits] stations_per_port`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stations: Option<u32>,
+    /// Queues of the device, 1 to 16; more than one for `tap` and `afxdp` only.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub queues: u16,
+    /// Words for people and selectors.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
+impl Port {
+    /// Returns the port `name` of `network` with defaults.
+    pub fn new(name: impl Into<String>, network: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            network: network.into(),
+            kind: PortKind::Auto,
+            netns: None,
+            ifname: None,
+            addresses: Vec::new(),
+            mac: None,
+            mtu: None,
+            vlan: None,
+            trunk: Vec::new(),
+            native: None,
+            guard: None,
+            isolated: false,
+            storm: None,
+            stations: None,
+            queues: 1,
+            labels: BTreeMap::new(),
+        }
+    }
+
+    /// Returns the name of the far end's interface: as given, else `eth0` in a namespace and `vsw-NAME` in the
+    /// host's, cut to the 15 characters that Linux allows.
+    pub fn interface_name(&self) -> String {
+        match (&self.ifname, &self.netns) {
+            (Some(name), _) => name.clone(),
+            (None, Some(_)) => "eth0".to_owned(),
+            (None, None) => format!("vsw-{}", self.name).chars().take(15).collect(),
+        }
+    }
+
+    /// Says whether frames with a foreign source are dropped here: as given, else when it has addresses.
+    pub fn guarded(&self) -> bool {
+        self.guard.unwrap_or(!self.addresses.is_empty())
+    }
+}
+
+/// How frames get in and out of a port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PortKind {
+    /// The best that works: `veth`.
+    #[default]
+    Auto,
+    /// A veth pair, our end read by packet sockets.
+    Veth,
+    /// A tap device.
+    Tap,
+    /// A veth pair, our end read by AF_XDP sockets.
+    Afxdp,
+}
+
+impl PortKind {
+    /// Every kind.
+    pub const ALL: [PortKind; 4] = [PortKind::Auto, PortKind::Veth, PortKind::Tap, PortKind::Afxdp];
+
+    /// Returns the word of the file.
+    pub const fn name(self) -> &'static str {
+        match self {
+            PortKind::Auto => "auto",
+            PortKind::Veth => "veth",
+            PortKind::Tap => "tap",
+            PortKind::Afxdp => "afxdp",
+        }
+    }
+}
+
+impl fmt::Display for PortKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The text is no kind of port.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is no kind of port; allowed: auto, veth, tap, afxdp")]
+pub struct PortKindError(String);
+
+impl FromStr for PortKind {
+    type Err = PortKindError;
+
+    fn from_str(text: &str) -> Result<Self, PortKindError> {
+        Self::ALL.into_iter().find(|kind| kind.name() == text).ok_or_else(|| PortKindError(text.to_owned()))
+    }
+}
+
+/// `[[fdb]]`: a station that is known to be behind a port; never learned, moved or aged.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FdbEntry {
+    /// The network.
+    pub network: String,
+    /// The station's address.
+    pub mac: MacAddr,
+    /// The port it is behind.
+    pub port: String,
+    /// The VLAN it is in; `None` stands for the port's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<u16>,
+}
+
+/// Who made an object, and so who may take it away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Owner {
+    /// The configuration file; `apply` reconciles these.
+    File,
+    /// A command or another client of the API.
+    Cli,
+    /// The Docker driver.
+    Docker,
+    /// The CNI plugin.
+    Cni,
+    /// The netavark plugin.
+    Netavark,
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Owner::File => "file",
+            Owner::Cli => "cli",
+            Owner::Docker => "docker",
+            Owner::Cni => "cni",
+            Owner::Netavark => "netavark",
+        })
+    }
+}
+
+/// Returns the address after the subnet's own: `.1` or `::1`.
+fn first_address(subnet: &IpNet) -> IpAddr {
+    match subnet {
+        IpNet::V4(net) => IpAddr::V4(u32::from(net.network()).saturating_add(1).into()),
+        IpNet::V6(net) => IpAddr::V6(u128::from(net.network()).saturating_add(1).into()),
+    }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_true(value: &bool) -> bool {
+    *value
+}
+
+fn one() -> u16 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_one(value: &u16) -> bool {
+    *value == 1
+}

@@ -1,0 +1,240 @@
+//! Text to tree, with the place of every value.
+//!
+//! The text is read once into a tree of spans; each section of it is then turned into its struct by serde. A
+//! field that does not fit is reported, taken out, and the rest is read again, so one run reports them all.
+//! When every value fits, the checks of `validate.rs` run and their findings are placed by the same spans.
+//!
+//! Three phases, each only after the one before found nothing: syntax; types; meaning. Unknown keys belong to
+//! the second phase and do not hold up the third, because nothing depends on them.
+
+use std::ops::Range;
+
+use serde::de::DeserializeOwned;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue, ValueDeserializer};
+
+use crate::diagnostics::{Diagnostic, Diagnostics, Lines};
+use crate::document::Document;
+use crate::keys;
+use crate::validate::{Finding, Step};
+
+type Value<'t> = Spanned<DeValue<'t>>;
+
+impl Document {
+    /// Reads and checks the configuration in `text`; `path` is where it came from, for error texts.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn parse(text: &str, path: &str) -> Result<Document, Diagnostics> {
+        let lines = Lines::new(text);
+        let place = |span: Range<usize>, key: String, message: String, allowed: Option<String>| Diagnostic {
+            path: Some(path.to_owned()),
+            position: Some(lines.position(span.start)),
+            key,
+            message,
+            allowed,
+            span: Some(clip(text, span)),
+        };
+
+        let (root, errors) = DeTable::parse_recoverable(text);
+        if !errors.is_empty() {
+            let found = errors.into_iter().map(|error| {
+                place(error.span().unwrap_or(0..0), String::new(), error.message().to_owned(), None)
+            });
+            return Err(Diagnostics::new(found.collect(), text));
+        }
+
+        let mut reader = Reader { findings: Vec::new(), fits: true };
+        let document = reader.document(root.get_ref());
+        let mut found: Vec<Diagnostic> = reader
+            .findings
+            .into_iter()
+            .map(|f| place(f.span, label(root.get_ref(), &f.at), f.message, f.allowed))
+            .collect();
+        if reader.fits {
+            found.extend(document.findings().into_iter().map(|Finding { at, message, allowed }| {
+                place(span_of(root.get_ref(), &at), label(root.get_ref(), &at), message, allowed)
+            }));
+        }
+        if found.is_empty() { Ok(document) } else { Err(Diagnostics::new(found, text)) }
+    }
+}
+
+/// Something that does not fit the tree's types.
+struct Misfit {
+    at: Vec<Step>,
+    span: Range<usize>,
+    message: String,
+    allowed: Option<String>,
+}
+
+/// Turns spans into structs, and collects what does not fit.
+struct Reader {
+    findings: Vec<Misfit>,
+    /// Every value fitted, so that the tree means what its author wrote.
+    fits: bool,
+}
+
+impl Reader {
+    fn document(&mut self, root: &DeTable<'_>) -> Document {
+        let mut document = Document::default();
+        for (key, value) in root {
+            match key.get_ref().as_ref() {
+                "daemon" => document.daemon = self.section("daemon", value).unwrap_or_default(),
+                "workers" => document.workers = self.section("workers", value).unwrap_or_default(),
+                "limits" => document.limits = self.section("limits", value).unwrap_or_default(),
+                "network" => document.networks = self.sections("network", value),
+                "port" => document.ports = self.sections("port", value),
+                "fdb" => document.fdb = self.sections("fdb", value),
+                other => self.unknown(other, Vec::new(), key.span(), "section", &keys::SECTIONS),
+            }
+        }
+        document
+    }
+
+    /// Reads `[name]`.
+    fn section<T: DeserializeOwned>(&mut self, name: &'static str, value: &Value<'_>) -> Option<T> {
+        self.table(name, vec![Step::key(name)], value)
+    }
+
+    /// Reads all `[[name]]`.
+    fn sections<T: DeserializeOwned>(&mut self, name: &'static str, value: &Value<'_>) -> Vec<T> {
+        let DeValue::Array(array) = value.get_ref() else {
+            let message = format!("is {}, not a list of tables", value.get_ref().type_str());
+            self.misfit(vec![Step::key(name)], value.span(), message, Some(format!("[[{name}]]")));
+            return Vec::new();
+        };
+        let tables = array.iter().enumerate();
+        tables
+            .filter_map(|(n, table)| self.table(name, vec![Step::key(name), Step::Index(n)], table))
+            .collect()
+    }
+
+    fn table<T: DeserializeOwned>(
+        &mut self,
+        section: &'static str,
+        at: Vec<Step>,
+        value: &Value<'_>,
+    ) -> Option<T> {
+        let DeValue::Table(table) = value.get_ref() else {
+            let message = format!("is {}, not a table", value.get_ref().type_str());
+            self.misfit(at, value.span(), message, Some(format!("[{section}]")));
+            return None;
+        };
+        let known: Vec<&str> = keys::of(section).map(|key| key.name).collect();
+        let mut rest = DeTable::new();
+        for (key, value) in table {
+            if known.contains(&key.get_ref().as_ref()) {
+                rest.insert(key.clone(), value.clone());
+            } else {
+                self.unknown(key.get_ref(), at.clone(), key.span(), "key", &known);
+            }
+        }
+        loop {
+            let whole = Spanned::new(value.span(), DeValue::Table(rest.clone()));
+            let error = match T::deserialize(ValueDeserializer::from(whole)) {
+                Ok(object) => return Some(object),
+                Err(error) => error,
+            };
+            let span = error.span().unwrap_or_else(|| value.span());
+            let culprit = rest.iter().find(|(_, value)| within(&span, &value.span()));
+            let Some(name) = culprit.map(|(key, _)| key.get_ref().to_string()) else {
+                self.missing(section, at, value, &rest, table, error.message());
+                return None;
+            };
+            let mut at = at.clone();
+            at.push(Step::Key(name.clone()));
+            if let Some(DeValue::Array(array)) = rest.get(name.as_str()).map(Spanned::get_ref)
+                && let Some(index) = array.iter().position(|item| within(&span, &item.span()))
+            {
+                at.push(Step::Index(index));
+            }
+            // A message that tells what is allowed by itself comes from `values.rs`.
+            let message = error.message().trim().to_owned();
+            let allowed = keys::find(section, &name).filter(|_| !message.contains("allowed:"));
+            self.misfit(at, span, message, allowed.map(|key| key.allowed.to_owned()));
+            rest.remove(name.as_str());
+        }
+    }
+
+    /// Reports the required keys that a table does not have; those that were taken out were reported before.
+    fn missing(
+        &mut self,
+        section: &str,
+        at: Vec<Step>,
+        value: &Value<'_>,
+        rest: &DeTable<'_>,
+        table: &DeTable<'_>,
+        otherwise: &str,
+    ) {
+        self.fits = false;
+        let required = keys::of(section).filter(|key| key.default == "required");
+        let mut told = table.len() > rest.len();
+        for key in required.filter(|key| !table.contains_key(key.name)) {
+            told = true;
+            let message = format!("key '{}' is missing", key.name);
+            self.misfit(at.clone(), value.span(), message, Some(key.allowed.to_owned()));
+        }
+        if !told {
+            self.misfit(at, value.span(), otherwise.to_owned(), None);
+        }
+    }
+
+    fn unknown(&mut self, found: &str, mut at: Vec<Step>, span: Range<usize>, what: &str, known: &[&str]) {
+        let mut message = format!("unknown {what} '{found}'");
+        if let Some(meant) = keys::nearest(found, known.iter().copied()) {
+            message.push_str(&format!(", did you mean '{meant}'?"));
+        }
+        if at.is_empty() {
+            at.push(Step::Key(found.to_owned()));
+            at.clear();
+        }
+        self.findings.push(Misfit { at, span, message, allowed: Some(known.join(", ")) });
+    }
+
+    fn misfit(&mut self, at: Vec<Step>, span: Range<usize>, message: String, allowed: Option<String>) {
+        self.fits = false;
+        self.findings.push(Misfit { at, span, message, allowed });
+    }
+}
+
+fn within(inner: &Range<usize>, outer: &Range<usize>) -> bool {
+    outer.start <= inner.start && inner.end <= outer.end
+}
+
+/// Keeps a span inside the text and on character boundaries, whatever the parser said.
+fn clip(text: &str, span: Range<usize>) -> Range<usize> {
+    let start = text.floor_char_boundary(span.start);
+    let end = text.floor_char_boundary(span.end);
+    start..end.max(start)
+}
+
+/// Returns the bytes of the value at `at`, or of what is nearest to it when the file does not say it: a value
+/// that has its default is placed at its table.
+fn span_of(root: &DeTable<'_>, at: &[Step]) -> Range<usize> {
+    let mut span = 0..0;
+    let mut here: Option<&Value<'_>> = None;
+    for step in at {
+        let next = match (step, here.map(Spanned::get_ref)) {
+            (Step::Key(key), None) => root.get(key.as_str()),
+            (Step::Key(key), Some(DeValue::Table(table))) => table.get(key.as_str()),
+            (Step::Index(index), Some(DeValue::Array(array))) => array.get(*index),
+            _ => None,
+        };
+        let Some(value) = next else { break };
+        span = value.span();
+        here = next;
+    }
+    span
+}
+
+/// Spells a path for people: `port 'web': addresses[1]`.
+fn label(root: &DeTable<'_>, at: &[Step]) -> String {
+    let name = match at {
+        [Step::Key(section), Step::Index(index), ..] => root
+            .get(section.as_str())
+            .and_then(|value| value.get_ref().get(*index)?.get_ref().get("name")?.get_ref().as_str()),
+        _ => None,
+    };
+    crate::validate::label(at, name)
+}
