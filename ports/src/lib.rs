@@ -16,6 +16,7 @@ use std::sync::Arc;
 use packet::{Area, Frame, FramePool, FrameQueue};
 
 pub mod afxdp;
+pub mod bare;
 pub mod memory;
 pub mod pcap;
 pub mod tap;
