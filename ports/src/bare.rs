@@ -64,17 +64,17 @@ fn run(
     Ok(())
 }
 
-/// Waits until one of `fds` is readable, at most `millis`, and says whether one is.
+/// Waits until one of `fds` (at most 16) is readable, at most `millis`, and says whether one is.
 ///
 /// # Errors
 /// What `poll` says; an interrupted call counts as nothing readable.
 pub fn readable(fds: &[RawFd], millis: i32) -> io::Result<bool> {
-    let mut polled = [libc::pollfd { fd: -1, events: libc::POLLIN, revents: 0 }; 4];
+    let mut polled = [libc::pollfd { fd: -1, events: libc::POLLIN, revents: 0 }; 16];
     for (slot, fd) in polled.iter_mut().zip(fds) {
         slot.fd = *fd;
     }
     // SAFETY: the array lives through the call and its length is right.
-    let count = unsafe { libc::poll(polled.as_mut_ptr(), 4, millis) };
+    let count = unsafe { libc::poll(polled.as_mut_ptr(), 16, millis) };
     if count >= 0 {
         return Ok(count > 0);
     }

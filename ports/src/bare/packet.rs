@@ -60,6 +60,12 @@ impl Packets {
         self.bytes.chunks_exact(self.room).zip(lens).map(|(bytes, len)| &bytes[..len])
     }
 
+    /// Returns the frames, to be changed.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut [u8]> {
+        let lens = self.iovecs[..self.count].iter().map(|iovec| iovec.iov_len);
+        self.bytes.chunks_exact_mut(self.room).zip(lens).map(|(bytes, len)| &mut bytes[..len])
+    }
+
     /// Returns how many frames there are.
     pub fn len(&self) -> usize {
         self.count
@@ -165,8 +171,7 @@ impl Socket {
         let messages = &mut packets.messages[first..packets.count];
         let count = u32::try_from(messages.len()).expect("a batch is small");
         // SAFETY: the messages point to buffers that live as long as `packets`, with their lengths.
-        let sent =
-            unsafe { libc::sendmmsg(self.raw(), messages.as_mut_ptr(), count, libc::MSG_DONTWAIT) };
+        let sent = unsafe { libc::sendmmsg(self.raw(), messages.as_mut_ptr(), count, libc::MSG_DONTWAIT) };
         match check(sent) {
             Ok(sent) => Ok(usize::try_from(sent).expect("checked")),
             Err(error) => match error.raw_os_error() {
@@ -174,6 +179,17 @@ impl Socket {
                 _ => Err(error),
             },
         }
+    }
+
+    /// Returns how many frames the kernel has dropped since the last call because the socket was full.
+    pub fn take_drops(&self) -> u64 {
+        // SAFETY: all zeroes is a valid value.
+        let mut stats: libc::tpacket_stats = unsafe { std::mem::zeroed() };
+        let mut len = libc::socklen_t::try_from(size_of_val(&stats)).expect("8");
+        let (level, name) = (libc::SOL_PACKET, libc::PACKET_STATISTICS);
+        // SAFETY: `stats` lives through the call and `len` is its size.
+        unsafe { libc::getsockopt(self.raw(), level, name, (&raw mut stats).cast(), &raw mut len) };
+        u64::from(stats.tp_drops)
     }
 
     /// Returns the descriptor, to wait on.
@@ -186,12 +202,7 @@ impl Socket {
 ///
 /// # Errors
 /// What the kernel says when a socket is opened or a device goes.
-pub fn forward(
-    devices: [&str; 2],
-    wait: Wait,
-    stop: &AtomicBool,
-    totals: &mut Totals,
-) -> io::Result<()> {
+pub fn forward(devices: [&str; 2], wait: Wait, stop: &AtomicBool, totals: &mut Totals) -> io::Result<()> {
     let a = Socket::open(devices[0], true)?;
     let b = Socket::open(devices[1], true)?;
     let mut packets = Packets::new(BATCH, ROOM);

@@ -25,12 +25,7 @@ const MAX_TX_BUDGET: i32 = 9;
 ///
 /// # Errors
 /// What the kernel says when a socket is opened or a device goes.
-pub fn forward(
-    devices: [&str; 2],
-    wait: Wait,
-    stop: &AtomicBool,
-    totals: &mut Totals,
-) -> io::Result<()> {
+pub fn forward(devices: [&str; 2], wait: Wait, stop: &AtomicBool, totals: &mut Totals) -> io::Result<()> {
     let area = map_area()?;
     let mut free: Vec<u64> = (0..CHUNKS as u64).map(|n| n * CHUNK as u64).collect();
     let mut a = Socket::open(devices[0], area)?;
@@ -131,12 +126,9 @@ impl Socket {
             tx_metadata_len: 0,
         };
         set_option(raw, libc::SOL_XDP, libc::XDP_UMEM_REG, &registration)?;
-        for ring in [
-            libc::XDP_UMEM_FILL_RING,
-            libc::XDP_UMEM_COMPLETION_RING,
-            libc::XDP_RX_RING,
-            libc::XDP_TX_RING,
-        ] {
+        for ring in
+            [libc::XDP_UMEM_FILL_RING, libc::XDP_UMEM_COMPLETION_RING, libc::XDP_RX_RING, libc::XDP_TX_RING]
+        {
             set_option(raw, libc::SOL_XDP, ring, &RING)?;
         }
         // Older kernels do not know it and send 32 a call.
@@ -146,13 +138,7 @@ impl Socket {
         let mut len = libc::socklen_t::try_from(size_of_val(&at)).expect("128");
         // SAFETY: `at` lives through the call and `len` is its size.
         check(unsafe {
-            libc::getsockopt(
-                raw,
-                libc::SOL_XDP,
-                libc::XDP_MMAP_OFFSETS,
-                (&raw mut at).cast(),
-                &raw mut len,
-            )
+            libc::getsockopt(raw, libc::SOL_XDP, libc::XDP_MMAP_OFFSETS, (&raw mut at).cast(), &raw mut len)
         })?;
         let pages = |page: libc::c_ulonglong| libc::off_t::try_from(page).expect("a constant");
         let fill = map_ring(raw, &at.fr, pages(libc::XDP_UMEM_PGOFF_FILL_RING))?;
@@ -252,9 +238,8 @@ fn map_ring<T>(fd: RawFd, at: &libc::xdp_ring_offset, page: libc::off_t) -> io::
 
 fn map(fd: RawFd, len: usize, flags: i32, offset: libc::off_t) -> io::Result<*mut u8> {
     // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
-    let base = unsafe {
-        libc::mmap(ptr::null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, flags, fd, offset)
-    };
+    let base =
+        unsafe { libc::mmap(ptr::null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, flags, fd, offset) };
     if base == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(base.cast()) }
 }
 
@@ -306,7 +291,7 @@ impl Program {
             code | registers << 8 | offset << 16 | u64::from(value) << 32
         };
         let program = [
-            instruction(0x61, 0x12, 16, 0),       // r2 = context->rx_queue_index
+            instruction(0x61, 0x12, 16, 0),        // r2 = context->rx_queue_index
             instruction(0x18, 0x11, 0, raw(&map)), // r1 = map
             0,
             instruction(0xb7, 0x03, 0, 2), // r3 = XDP_PASS

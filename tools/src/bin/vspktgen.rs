@@ -1,2 +1,0 @@
-//! vspktgen
-fn main() {}

@@ -1,0 +1,89 @@
+//! `vspktgen loop`: the bare forwarding loops of [`ports::bare`] over two devices of one kind.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use ports::bare::{self, Totals};
+use serde::Serialize;
+
+use crate::device::Name;
+use crate::report::Volume;
+use crate::stop::{STOP, seconds, stop_after};
+
+/// What to do when no frame waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Wait {
+    /// Look again at once.
+    Busy,
+    /// Sleep until a device is readable.
+    Poll,
+}
+
+/// Options of the command.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Options {
+    /// One device: veth:NAME, tap:NAME or afxdp:NAME. Taps are made; move them where they should be.
+    first: Name,
+    /// The other, of the same kind.
+    second: Name,
+    /// What to do when no frame waits.
+    #[arg(long, value_enum, default_value = "poll")]
+    wait: Wait,
+    /// Stop after this many seconds.
+    #[arg(long, value_parser = seconds)]
+    duration: Option<Duration>,
+}
+
+/// What the loop has moved.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    pub kind: String,
+    /// Both directions.
+    pub forwarded: Volume,
+    pub refused: u64,
+    pub busy_turns: u64,
+    pub idle_turns: u64,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "forwarded {}", self.forwarded)?;
+        writeln!(
+            f,
+            "refused {}  turns with frames {}, without {}",
+            self.refused, self.busy_turns, self.idle_turns
+        )
+    }
+}
+
+/// Runs the command.
+pub(crate) fn run(options: &Options) -> Result<Report> {
+    let (first, second) = (&options.first, &options.second);
+    if first.kind != second.kind {
+        bail!("a bare loop is between two devices of one kind, not {} and {}", first.kind, second.kind);
+    }
+    if first.device == second.device {
+        bail!("a loop needs two devices");
+    }
+    let wait = if options.wait == Wait::Busy { bare::Wait::Busy } else { bare::Wait::Poll };
+    let devices = [first.device.as_str(), second.device.as_str()];
+    let mut totals = Totals::default();
+    stop_after(options.duration);
+    let start = Instant::now();
+    let result = match first.kind.as_str() {
+        "veth" | "packet" => bare::packet::forward(devices, wait, &STOP, &mut totals),
+        "tap" => bare::tap::forward(devices, wait, &STOP, &mut totals, || ()),
+        "afxdp" => bare::xdp::forward(devices, wait, &STOP, &mut totals),
+        other => bail!("there is no bare loop over {other}: veth, tap or afxdp"),
+    };
+    result.with_context(|| format!("cannot forward between {first} and {second}"))?;
+    Ok(Report {
+        kind: first.kind.clone(),
+        forwarded: Volume::new(totals.frames, totals.bytes, start.elapsed()),
+        refused: totals.refused,
+        busy_turns: totals.busy_turns,
+        idle_turns: totals.idle_turns,
+    })
+}
