@@ -4,7 +4,7 @@
 //! back; a [`Batch`] is what a worker decides together. Header views and builders live in [`header`] and
 //! [`build`]; [`checksum`] and [`segment`] finish what a device left undone.
 //!
-//! `unsafe` is confined to [`frame`] and [`area`]: everything else sees slices.
+//! `unsafe` is confined to [`frame`], [`area`] and [`mod@prefetch`]: everything else sees slices.
 
 pub mod addr;
 pub mod area;
@@ -14,6 +14,7 @@ pub mod frame;
 pub mod header;
 pub mod offload;
 pub mod pool;
+pub mod prefetch;
 pub mod time;
 
 pub use addr::{MacAddr, NetworkId, PortId, VlanId, Vni};
@@ -22,4 +23,5 @@ pub use batch::{Batch, FrameQueue};
 pub use frame::Frame;
 pub use offload::{Checksum, Gso, GsoKind, Tunnel};
 pub use pool::FramePool;
+pub use prefetch::prefetch;
 pub use time::Instant;

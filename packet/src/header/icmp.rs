@@ -42,6 +42,8 @@ pub mod icmp6 {
     pub const NEIGHBOR_SOLICIT: u8 = 135;
     /// Neighbour advertisement.
     pub const NEIGHBOR_ADVERT: u8 = 136;
+    /// A better first hop (RFC 4861, 4.5).
+    pub const REDIRECT: u8 = 137;
 }
 
 header! {

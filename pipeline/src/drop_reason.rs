@@ -1,0 +1,88 @@
+//! Why packets die. Every drop has exactly one reason; counters, `vsctl drops` and the docs list this enum.
+
+macro_rules! drop_reasons {
+    ($($(#[doc = $help:literal])+ $variant:ident = $name:literal,)+) => {
+        /// Why a packet was dropped. The names are part of the API.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u8)]
+        pub enum DropReason {
+            $($(#[doc = $help])+ $variant,)+
+        }
+
+        impl DropReason {
+            /// All reasons, in the order of their numbers.
+            pub const ALL: &[DropReason] = &[$(DropReason::$variant,)+];
+
+            /// Returns the name that users see.
+            pub const fn name(self) -> &'static str {
+                match self { $(DropReason::$variant => $name,)+ }
+            }
+
+            /// Returns the sentence that explains it.
+            pub const fn help(self) -> &'static str {
+                match self { $(DropReason::$variant => concat!($($help),+),)+ }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    /// The frame is shorter than an Ethernet header, or its source is a group address or all zero.
+    Malformed = "malformed",
+    /// The source MAC or IP address is not one that the port may use.
+    Spoof = "spoof",
+    /// The port does not carry the frame's VLAN.
+    Vlan = "vlan",
+    /// The port floods more than its storm limit allows.
+    Storm = "storm",
+    /// A link-local protocol (01:80:c2:00:00:0x: STP, LACP, LLDP) that a bridge does not forward.
+    Reserved = "reserved",
+    /// The destination is behind the port that the frame came in by.
+    SamePort = "same_port",
+    /// Both ports are isolated.
+    Isolated = "isolated",
+    /// One of our own loop probes came back: two ports of the network are wired together.
+    Loop = "loop",
+    /// There is no other port in the network and VLAN that the frame could be flooded to.
+    NoListener = "no_listener",
+    /// It is for the gateway's MAC, and the network is not routed.
+    NoRoute = "no_route",
+    /// It is longer than the MTU of the port it would leave by.
+    Mtu = "mtu",
+    /// The port it came from or would leave by is down, disabled or gone.
+    PortDown = "port_down",
+    /// The queue before the output port, or the ring to the worker that owns it, is full.
+    TxFull = "tx_full",
+    /// No free chunk for a copy or a reply.
+    NoMemory = "no_memory",
+}
+
+impl DropReason {
+    /// How many reasons there are.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// Returns the reason's number, its index in counters.
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+impl std::fmt::Display for DropReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_positions_and_names_are_unique() {
+        for (n, reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(reason.index(), n);
+            assert!(DropReason::ALL[..n].iter().all(|other| other.name() != reason.name()));
+            assert!(reason.help().ends_with('.'), "{reason}");
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! L2 learning bridge: picks the output port by destination MAC.
+//!
+//! A destination that is known goes to its port; broadcast, multicast and unknown ones are flooded to the other
+//! ports of the network and VLAN, within the port's storm limit. Isolated ports reach the others and never one
+//! another. What is for the gateway is for the router, which bridged networks do not have.
+
+use crate::drop_reason::DropReason;
+use crate::flow_cache::{TagAction, Transform};
+use crate::tables::StationKey;
+use crate::walk::{Decision, Effect, Packet, Step, View, Walk};
+
+/// See the module header.
+pub fn walk(packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk) -> Step {
+    let mac = packet.destination();
+    if view.network.gateway.as_ref().is_some_and(|gateway| gateway.mac == mac) {
+        return Step::Drop(DropReason::NoRoute);
+    }
+    let known = if mac.is_multicast() {
+        None
+    } else {
+        view.tables.fdb.find(StationKey { network: walk.network, vlan: walk.vlan, mac })
+    };
+    let Some(found) = known else { return flood(packet, view, walk) };
+    if found.port == packet.from {
+        return Step::Drop(DropReason::SamePort);
+    }
+    if view.port.isolated && view.snapshot.port(found.port).is_some_and(|port| port.isolated) {
+        return Step::Drop(DropReason::Isolated);
+    }
+    let transform = Transform { to: found.port, tag: TagAction::Keep };
+    walk.decision = Decision::Forward { transform, station: found.station };
+    Step::Next
+}
+
+fn flood(packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk) -> Step {
+    if let Some(rate) = view.port.storm {
+        if !view.tables.storm(packet.from).has_token(rate, view.now) {
+            return Step::Drop(DropReason::Storm);
+        }
+        walk.then(Effect::StormToken { rate });
+    }
+    walk.decision = Decision::Flood;
+    Step::Done
+}

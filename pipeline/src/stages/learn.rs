@@ -1,0 +1,24 @@
+//! Learn: notes which port the source is behind.
+//!
+//! A source that is fixed behind another port is an impostor. One that is known here only has to be told alive
+//! now and then; anything else is to be learned.
+
+use crate::drop_reason::DropReason;
+use crate::tables::{StationKey, StationKind};
+use crate::walk::{Effect, Packet, Step, View, Walk};
+
+/// See the module header.
+pub fn walk(packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk) -> Step {
+    let key = StationKey { network: walk.network, vlan: walk.vlan, mac: packet.source() };
+    if let Some(found) = view.tables.fdb.find(key)
+        && found.kind == StationKind::Fixed
+    {
+        if found.port != packet.from {
+            return Step::Drop(DropReason::Spoof);
+        }
+        walk.source = Some(found.station);
+        return Step::Next;
+    }
+    walk.then(Effect::Learn(key));
+    Step::Next
+}

@@ -1,0 +1,49 @@
+//! Output: fits the frame to the port that it leaves by.
+//!
+//! The port must be up, must carry the VLAN, and its MTU must take the packet. The VLAN tag becomes what the
+//! output port wants: how the frame came is compared with how it has to leave. Flooded frames are fitted copy by
+//! copy, by [`fit`].
+
+use packet::VlanId;
+
+use crate::drop_reason::DropReason;
+use crate::flow_cache::TagAction;
+use crate::snapshot::PortInfo;
+use crate::walk::{Decision, Packet, Shape, Step, View, Walk};
+
+/// See the module header.
+pub fn walk(packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk) -> Step {
+    if let Decision::Forward { transform, .. } = &mut walk.decision {
+        let Some(port) = view.snapshot.port(transform.to) else { return Step::Drop(DropReason::PortDown) };
+        match fit(packet.shape(), port, walk.vlan) {
+            Ok(tag) => transform.tag = tag,
+            Err(reason) => return Step::Drop(reason),
+        }
+    }
+    Step::Done
+}
+
+/// Returns what has to happen to the tag of a frame in `vlan` that leaves by `port`.
+///
+/// # Errors
+/// Why it cannot leave there.
+pub fn fit(shape: Shape, port: &PortInfo, vlan: VlanId) -> Result<TagAction, DropReason> {
+    if !port.up {
+        return Err(DropReason::PortDown);
+    }
+    let tagged = port.vlan.egress_tag(vlan).ok_or(DropReason::Vlan)?;
+    if shape.packet_len > port.mtu as usize {
+        return Err(DropReason::Mtu);
+    }
+    Ok(tag_action(shape.tag, tagged))
+}
+
+fn tag_action(tag: Option<VlanId>, wanted: bool) -> TagAction {
+    match (tag, wanted) {
+        (None, false) => TagAction::Keep,
+        (None, true) => TagAction::Push,
+        (Some(_), false) => TagAction::Pop,
+        (Some(VlanId::UNTAGGED), true) => TagAction::Set,
+        (Some(_), true) => TagAction::Keep,
+    }
+}

@@ -1,0 +1,111 @@
+//! The tables that workers share: stations, meters, counters.
+//!
+//! Sized from [`Limits`] when the switch starts; none of them grows. Who may touch what is said in each file.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use packet::PortId;
+
+mod counters;
+mod fdb;
+mod meter;
+
+pub use counters::{Counter, Counters, Ledger, PortCounters};
+pub use fdb::{Fdb, Found, LearnLimits, Learned, MOVES_A_SECOND, Station, StationKey, StationKind};
+pub use meter::Meter;
+
+use crate::snapshot::MAX_PORTS;
+
+/// How large the tables are.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Ports; at most [`MAX_PORTS`].
+    pub ports: usize,
+    /// Networks.
+    pub networks: usize,
+    /// Stations, in all networks together.
+    pub stations: usize,
+    /// Decisions in the flow cache of each worker.
+    pub flows: usize,
+    /// Workers.
+    pub workers: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { ports: 1024, networks: 256, stations: 16_384, flows: 65_536, workers: 1 }
+    }
+}
+
+/// What workers share. See the module header.
+#[derive(Debug)]
+pub struct Tables {
+    /// Which port a station is behind.
+    pub fdb: Fdb,
+    limits: Limits,
+    counters: Box<[Counters]>,
+    storm: Box<[Meter]>,
+    cookie: u64,
+    seed: [u64; 2],
+    logs_drops: AtomicBool,
+}
+
+impl Tables {
+    /// Makes empty tables. `random` is secret and different in each process: it seeds the hash functions and
+    /// marks our loop probes.
+    pub fn new(limits: Limits, random: [u64; 3]) -> Arc<Self> {
+        let limits = Limits { ports: limits.ports.min(MAX_PORTS), ..limits };
+        let [a, b, cookie] = random;
+        Arc::new(Self {
+            fdb: Fdb::new(limits.stations, limits.networks, [a, b]),
+            limits,
+            counters: (0..limits.workers).map(|_| Counters::new(limits.ports)).collect(),
+            storm: (0..limits.ports).map(|_| Meter::default()).collect(),
+            cookie,
+            seed: [b.rotate_left(17), a.rotate_left(31)],
+            logs_drops: AtomicBool::new(false),
+        })
+    }
+
+    /// Returns how large the tables were made.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// Returns the counters of a worker.
+    ///
+    /// # Panics
+    /// When there is no such worker.
+    pub fn counters(&self, worker: usize) -> &Counters {
+        &self.counters[worker]
+    }
+
+    /// Returns the counters of all workers.
+    pub fn all_counters(&self) -> &[Counters] {
+        &self.counters
+    }
+
+    /// Returns the storm meter of a port.
+    pub(crate) fn storm(&self, port: PortId) -> &Meter {
+        &self.storm[port.index()]
+    }
+
+    /// Returns what marks this switch's loop probes.
+    pub fn cookie(&self) -> u64 {
+        self.cookie
+    }
+
+    pub(crate) fn seed(&self) -> [u64; 2] {
+        self.seed
+    }
+
+    /// Has the workers copy the heads of dropped frames into their drop logs, or stops it.
+    pub fn set_logs_drops(&self, on: bool) {
+        self.logs_drops.store(on, Ordering::Relaxed);
+    }
+
+    pub(crate) fn logs_drops(&self) -> bool {
+        self.logs_drops.load(Ordering::Relaxed)
+    }
+}
