@@ -15,6 +15,7 @@ pub mod header;
 pub mod offload;
 pub mod pool;
 pub mod prefetch;
+pub mod segment;
 pub mod time;
 
 pub use addr::{MacAddr, NetworkId, PortId, VlanId, Vni};

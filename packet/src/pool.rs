@@ -21,6 +21,12 @@ pub const LARGE_ROOM: usize = LARGE_CHUNK_LEN - HEADROOM;
 /// Keeps at most this many magazines of a kind before it gives one back.
 const KEEP: usize = 3;
 
+/// So many free chunks of a kind make a pool give one magazine back.
+const FULL: usize = (KEEP + 1) * Magazine::CAPACITY;
+
+/// The most chunks that [`FramePool::reserve`] sets aside: what a 64 KiB frame needs in segments of 64 bytes.
+pub const MAX_RESERVE: usize = 1024;
+
 /// Free chunks of one worker, and the area they come from.
 #[derive(Debug)]
 pub struct FramePool {
@@ -32,7 +38,7 @@ pub struct FramePool {
 impl FramePool {
     /// Makes an empty pool; it draws from `area` when first asked.
     pub fn new(area: Arc<Area>) -> Self {
-        let room = || Vec::with_capacity((KEEP + 1) * Magazine::CAPACITY);
+        let room = || Vec::with_capacity(FULL.max(MAX_RESERVE) + Magazine::CAPACITY);
         Self { area, small: room(), large: room() }
     }
 
@@ -103,10 +109,29 @@ impl FramePool {
             ChunkKind::Large => &mut self.large,
         };
         stock.push(page);
-        if stock.len() == stock.capacity() {
+        if stock.len() >= FULL {
             let from = stock.len() - Magazine::CAPACITY;
             self.area.put(kind, Magazine::fill(stock.drain(from..)));
         }
+    }
+
+    /// Makes sure that the next `count` allocations of `kind` succeed: whoever must do all or nothing asks
+    /// first. `false` when the area has not that many left, or `count` is above [`MAX_RESERVE`].
+    pub fn reserve(&mut self, kind: ChunkKind, count: usize) -> bool {
+        let stock = match kind {
+            ChunkKind::Small => &mut self.small,
+            ChunkKind::Large => &mut self.large,
+        };
+        while stock.len() < count && count <= MAX_RESERVE {
+            let Some(magazine) = self.area.take(kind) else { break };
+            stock.extend_from_slice(magazine.chunks());
+        }
+        let reserved = stock.len() >= count;
+        while !reserved && stock.len() >= FULL {
+            let from = stock.len() - Magazine::CAPACITY;
+            self.area.put(kind, Magazine::fill(stock.drain(from..)));
+        }
+        reserved
     }
 
     /// Returns how many chunks of `kind` the pool holds itself.
@@ -157,6 +182,26 @@ mod tests {
         drop(pool);
         assert_eq!(area.free(ChunkKind::Small), 300);
         assert_eq!(area.free(ChunkKind::Large), 10);
+    }
+
+    #[test]
+    fn reserved_chunks_are_there_and_a_refusal_hoards_none() {
+        let area = Area::new(700, 1).expect("a small area");
+        let mut pool = FramePool::new(Arc::clone(&area));
+        assert!(!pool.reserve(ChunkKind::Small, 701));
+        assert!(!pool.reserve(ChunkKind::Small, MAX_RESERVE + 1));
+        assert!(pool.held(ChunkKind::Small) < FULL);
+        assert!(pool.reserve(ChunkKind::Small, 600));
+        assert!(pool.held(ChunkKind::Small) >= 600);
+        let mut other = FramePool::new(Arc::clone(&area));
+        while let Some(frame) = other.alloc(1) {
+            area.lend(frame);
+        }
+        let frames: Vec<_> = (0..600).map(|_| pool.alloc(1).expect("reserved")).collect();
+        for frame in frames {
+            pool.free(frame);
+        }
+        assert!(pool.held(ChunkKind::Small) < FULL);
     }
 
     #[test]
