@@ -1,2 +1,0 @@
-//! vsctl
-fn main() {}

@@ -1,0 +1,112 @@
+//! `vsctl drops`: every frame that came to nothing, with its reason, and whether the books balance.
+
+use clap::Args;
+use config::api::{DropRecord, Drops as DropsView, route};
+
+use crate::client::read;
+use crate::output::Table;
+use crate::{Context, events, frame, units};
+
+/// Shows the frames that were dropped and why; with -f each one as it happens.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  vsctl drops\n  vsctl drops -f")]
+pub(crate) struct Drops {
+    /// Show dropped frames as they happen, until Ctrl-C
+    #[arg(short, long)]
+    follow: bool,
+}
+
+impl Drops {
+    /// Shows the counts, or follows.
+    pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
+        if self.follow {
+            return events::follow(context, route::DROPS_FOLLOW, |value| Ok(line(&read(value)?))).await;
+        }
+        context.show(&context.client.get(route::DROPS).await?, report)
+    }
+}
+
+fn report(drops: &DropsView) -> String {
+    let mut table = Table::new(&["REASON", "PORT", ">FRAMES", "MEANING"]);
+    for drop in &drops.drops {
+        let port = drop.port.clone().unwrap_or_default();
+        table.row([drop.reason.clone(), port, units::count(drop.frames), drop.help.clone()]);
+    }
+    let l = &drops.ledger;
+    let verdict = match l.balances() {
+        true => "every frame is accounted for".to_owned(),
+        // A snapshot of running workers is not taken at one instant: some frames are between two counters.
+        false => format!(
+            "{} frames between two counters; it must not stay so on a quiet switch",
+            (l.received.wrapping_add(l.created)).abs_diff(l.sent + l.dropped + l.consumed + l.queued)
+        ),
+    };
+    format!(
+        "{}\nreceived {} + created {} = sent {} + dropped {} + consumed {} + queued {}: {verdict}\n",
+        table.or("No drops."),
+        l.received,
+        l.created,
+        l.sent,
+        l.dropped,
+        l.consumed,
+        l.queued
+    )
+}
+
+fn line(record: &DropRecord) -> String {
+    let port = record.port.as_deref().unwrap_or("-");
+    let time = events::clock(record.time_ms * 1000);
+    format!("{time} {port} {} {} B {}\n", record.reason, record.len, frame::summary(&from_hex(&record.head)))
+}
+
+/// Reads as many whole octets as there are.
+fn from_hex(text: &str) -> Vec<u8> {
+    let digits: Vec<u8> =
+        text.chars().map_while(|c| c.to_digit(16)).filter_map(|digit| u8::try_from(digit).ok()).collect();
+    digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn drops(sent: u64) -> DropsView {
+        serde_json::from_value(json!({
+            "drops": [{"reason": "spoof", "help": "Source is not the port's own.", "port": "web", "frames": 12345}],
+            "ledger": {"received": 10, "created": 2, "sent": sent, "dropped": 1, "consumed": 2, "queued": 0},
+        }))
+        .expect("drops as the daemon sends them")
+    }
+
+    #[test]
+    fn report_names_reasons_and_balances() {
+        assert_eq!(
+            report(&drops(9)),
+            "REASON  PORT  FRAMES  MEANING\n\
+             spoof   web   12.3 k  Source is not the port's own.\n\n\
+             received 10 + created 2 = sent 9 + dropped 1 + consumed 2 + queued 0: every frame is accounted for\n"
+        );
+    }
+
+    #[test]
+    fn report_says_what_is_missing() {
+        assert!(report(&drops(4)).contains("5 frames between two counters"));
+    }
+
+    #[test]
+    fn a_dropped_frame_is_a_line() {
+        let record = serde_json::from_value(json!({
+            "time_ms": 1000, "port": "web", "reason": "spoof", "len": 60,
+            "head": "02000000000202000000000108060001",
+        }))
+        .expect("a record as the daemon sends it");
+        assert_eq!(
+            line(&record),
+            "00:00:01.000000 web spoof 60 B 02:00:00:00:00:01 > 02:00:00:00:00:02 ARP, cut\n"
+        );
+        assert_eq!(from_hex("0aFf1"), [10, 255]);
+        assert_eq!(from_hex("0axx"), [10]);
+    }
+}

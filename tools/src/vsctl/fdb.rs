@@ -1,0 +1,219 @@
+//! `vsctl fdb` and `neighbor`: which station is behind which port, and which address belongs to it.
+
+use anyhow::bail;
+use clap::{Args, Subcommand};
+use config::FdbEntry;
+use config::api::{FdbKind, FdbView, Flushed, Neighbor as NeighborView, NeighborSource, route};
+use packet::MacAddr;
+
+use crate::client::{read, with_query};
+use crate::output::{Table, plural};
+use crate::{Context, units};
+
+/// Shows and changes the stations (MAC addresses) of the networks.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Fdb {
+    List(List),
+    Flush(Flush),
+    Add(Add),
+    Rm(Rm),
+}
+
+/// Shows the IP addresses that the switch knows.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Neighbor {
+    List(Neighbors),
+}
+
+/// Lists the stations.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  vsctl fdb list --network front")]
+pub(crate) struct List {
+    #[command(flatten)]
+    only: Only,
+}
+
+/// Forgets learned stations: all, or those that match; they are learned again when they send.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  vsctl fdb flush --port web")]
+pub(crate) struct Flush {
+    #[command(flatten)]
+    only: Only,
+}
+
+/// Adds a station that is never learned elsewhere, moved or aged.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  vsctl fdb add 02:00:0a:01:00:4d --network front --port web")]
+pub(crate) struct Add {
+    /// The station
+    mac: MacAddr,
+    /// The network
+    #[arg(long)]
+    network: String,
+    /// The port it is behind
+    #[arg(long)]
+    port: String,
+    /// The VLAN it is in [default: the port's own]
+    #[arg(long)]
+    vlan: Option<u16>,
+}
+
+/// Removes a station, static or learned.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  vsctl fdb rm 02:00:0a:01:00:4d --network front")]
+pub(crate) struct Rm {
+    /// The station
+    mac: MacAddr,
+    /// The network
+    #[arg(long)]
+    network: String,
+}
+
+/// Lists the addresses that the switch answers ARP and ND requests for.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  vsctl neighbor list")]
+pub(crate) struct Neighbors {}
+
+/// Which stations are meant; all that is given must match.
+#[derive(Args, Debug)]
+struct Only {
+    /// Only stations of this network
+    #[arg(long)]
+    network: Option<String>,
+    /// Only stations behind this port
+    #[arg(long)]
+    port: Option<String>,
+    /// Only this station
+    #[arg(long)]
+    mac: Option<MacAddr>,
+}
+
+impl Only {
+    fn path(self) -> String {
+        let mac = self.mac.map(|mac| mac.to_string());
+        with_query(route::FDB, &[("network", self.network), ("port", self.port), ("mac", mac)])
+    }
+}
+
+impl Fdb {
+    /// Does what was asked for.
+    pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let client = &context.client;
+        match self {
+            Self::List(list) => context.show(&client.get(&list.only.path()).await?, stations),
+            Self::Flush(flush) => {
+                context.show(&client.delete(&flush.only.path()).await?, |flushed: &Flushed| {
+                    format!(
+                        "{} forgotten\n",
+                        plural(flushed.entries.try_into().unwrap_or(usize::MAX), "station")
+                    )
+                })
+            }
+            Self::Add(Add { mac, network, port, vlan }) => {
+                let entry = FdbEntry { network, mac, port, vlan };
+                let answer = client.post(route::FDB, &serde_json::to_value(&entry)?).await?;
+                context.done(&answer, &format!("station {mac} added behind port {}", entry.port))
+            }
+            Self::Rm(Rm { mac, network }) => {
+                let only = Only { network: Some(network.clone()), port: None, mac: Some(mac) };
+                let answer = client.delete(&only.path()).await?;
+                if read::<Flushed>(&answer)?.entries == 0 {
+                    bail!("network {network} has no station {mac}; `vsctl fdb list` shows those it has");
+                }
+                context.done(&answer, &format!("station {mac} removed"))
+            }
+        }
+    }
+}
+
+impl Neighbor {
+    /// Lists.
+    pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let Self::List(_) = self;
+        context.show(&context.client.get(route::NEIGHBORS).await?, neighbors)
+    }
+}
+
+fn stations(stations: &Vec<FdbView>) -> String {
+    let mut table = Table::new(&["NETWORK", ">VLAN", "MAC", "PORT", "KIND", ">LAST SENT", ">MOVES"]);
+    for station in stations {
+        let (kind, age) = match station.kind {
+            FdbKind::Learned => ("learned", format!("{} ago", units::seconds(station.age_seconds))),
+            FdbKind::Static => ("static", String::new()),
+            FdbKind::Port => ("port", String::new()),
+        };
+        table.row([
+            station.network.clone(),
+            if station.vlan == 0 { String::new() } else { station.vlan.to_string() },
+            station.mac.to_string(),
+            station.port.clone(),
+            kind.to_owned(),
+            age,
+            station.moves.to_string(),
+        ]);
+    }
+    table.or("No stations.")
+}
+
+fn neighbors(neighbors: &Vec<NeighborView>) -> String {
+    let mut table = Table::new(&["NETWORK", "ADDRESS", "MAC", "PORT", "KNOWN BY"]);
+    for neighbor in neighbors {
+        let source = match neighbor.source {
+            NeighborSource::Port => "the port's configuration",
+            NeighborSource::Gateway => "being the switch itself",
+            NeighborSource::Learned => "ARP or ND",
+        };
+        table.row([
+            neighbor.network.clone(),
+            neighbor.address.to_string(),
+            neighbor.mac.to_string(),
+            neighbor.port.clone().unwrap_or_default(),
+            source.to_owned(),
+        ]);
+    }
+    table.or("No neighbours.")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn stations_show_how_they_are_known() {
+        let views: Vec<FdbView> = serde_json::from_value(json!([
+            {"network": "front", "vlan": 0, "mac": "02:00:00:00:00:01", "port": "a", "kind": "learned",
+             "age_seconds": 75, "moves": 2},
+            {"network": "front", "vlan": 10, "mac": "02:00:00:00:00:02", "port": "b", "kind": "static",
+             "age_seconds": 0, "moves": 0},
+        ]))
+        .expect("stations as the daemon sends them");
+        assert_eq!(
+            stations(&views),
+            "NETWORK  VLAN  MAC                PORT  KIND          LAST SENT  MOVES\n\
+             front       -  02:00:00:00:00:01  a     learned  1 min 15 s ago      2\n\
+             front      10  02:00:00:00:00:02  b     static                -      0\n"
+        );
+    }
+
+    #[test]
+    fn neighbours_show_where_the_address_is() {
+        let views: Vec<NeighborView> = serde_json::from_value(json!([
+            {"network": "front", "address": "10.1.0.1", "mac": "02:00:00:00:00:01", "source": "gateway"},
+        ]))
+        .expect("neighbours as the daemon sends them");
+        assert_eq!(
+            neighbors(&views),
+            "NETWORK  ADDRESS   MAC                PORT  KNOWN BY\n\
+             front    10.1.0.1  02:00:00:00:00:01  -     being the switch itself\n"
+        );
+    }
+
+    #[test]
+    fn filters_become_the_query() {
+        let only =
+            Only { network: Some("a b".to_owned()), port: None, mac: Some(MacAddr([2, 0, 0, 0, 0, 1])) };
+        assert_eq!(only.path(), "/v1/fdb?network=a%20b&mac=02%3A00%3A00%3A00%3A00%3A01");
+    }
+}

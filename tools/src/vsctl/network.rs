@@ -1,0 +1,209 @@
+//! `vsctl network`: the layer-2 networks.
+
+use std::net::IpAddr;
+
+use clap::{Args, Subcommand};
+use config::Mtu;
+use config::api::{NetworkView, route};
+use ipnet::IpNet;
+
+use crate::Context;
+use crate::output::{Table, join, pairs, yes_no};
+use crate::settings::{Patch, Setting};
+
+/// Adds, removes, changes and shows networks.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Network {
+    Add(Add),
+    Rm(Rm),
+    Set(Set),
+    List(List),
+    Show(Show),
+}
+
+/// Makes a network.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  vsctl network add front --subnet 10.1.0.0/24 --subnet fd00:1::/64")]
+pub(crate) struct Add {
+    /// Its name, unique among networks
+    name: String,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// Removes a network; refused while ports are attached to it.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  vsctl network rm front")]
+pub(crate) struct Rm {
+    /// The network
+    name: String,
+}
+
+/// Changes a network while it runs; what is not given stays, and `default` takes a value back.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  vsctl network set front --storm 1000 --isolated=false")]
+pub(crate) struct Set {
+    /// The network
+    name: String,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// Lists the networks.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  vsctl network list")]
+pub(crate) struct List {}
+
+/// Shows everything about a network.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  vsctl network show front")]
+pub(crate) struct Show {
+    /// The network
+    name: String,
+}
+
+/// The keys of a network.
+#[derive(Args, Debug)]
+struct Settings {
+    /// An address range; may be given several times
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    subnet: Vec<Setting<IpNet>>,
+    /// The switch's own address in a subnet [default: the first of each]; may be given several times
+    #[arg(long, value_name = "IP", value_delimiter = ',')]
+    gateway: Vec<Setting<IpAddr>>,
+    /// Ports of this network never reach one another
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    isolated: Option<Setting<bool>>,
+    /// The largest IP packet, in bytes, or `auto`
+    #[arg(long, value_name = "BYTES")]
+    mtu: Option<Setting<Mtu>>,
+    /// How many stations may be learned
+    #[arg(long, value_name = "COUNT")]
+    stations: Option<Setting<u32>>,
+    /// Seconds after which a silent station is forgotten
+    #[arg(long, value_name = "SECONDS")]
+    ageing: Option<Setting<u32>>,
+    /// Broadcast, multicast and unknown-unicast frames a second that a port may send
+    #[arg(long, value_name = "FRAMES")]
+    storm: Option<Setting<u32>>,
+    /// Answer ARP and ND requests for addresses that the switch knows [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    arp_proxy: Option<Setting<bool>>,
+}
+
+impl Settings {
+    fn patch(&self) -> Patch {
+        let mut patch = Patch::default();
+        patch.list("subnets", &self.subnet);
+        patch.list("gateways", &self.gateway);
+        patch.one("isolated", self.isolated.as_ref());
+        patch.one("mtu", self.mtu.as_ref());
+        patch.one("stations", self.stations.as_ref());
+        patch.one("ageing", self.ageing.as_ref());
+        patch.one("storm", self.storm.as_ref());
+        patch.one("arp_proxy", self.arp_proxy.as_ref());
+        patch
+    }
+}
+
+impl Network {
+    /// Does what was asked for.
+    pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let client = &context.client;
+        match self {
+            Self::Add(add) => {
+                let mut patch = add.settings.patch();
+                patch.drop_defaults();
+                patch.set("name", &add.name);
+                let answer = client.post(route::NETWORKS, &patch.into_value()).await?;
+                context.done(&answer, &format!("network {} added", add.name))
+            }
+            Self::Rm(rm) => {
+                let answer = client.delete(&route::with_name(route::NETWORK, &rm.name)).await?;
+                context.done(&answer, &format!("network {} removed", rm.name))
+            }
+            Self::Set(set) => {
+                let patch = set.settings.patch();
+                patch.must_say_something()?;
+                let path = route::with_name(route::NETWORK, &set.name);
+                let answer = client.patch(&path, &patch.into_value()).await?;
+                context.done(&answer, &format!("network {} changed", set.name))
+            }
+            Self::List(_) => context.show(&client.get(route::NETWORKS).await?, list),
+            Self::Show(show) => {
+                context.show(&client.get(&route::with_name(route::NETWORK, &show.name)).await?, details)
+            }
+        }
+    }
+}
+
+fn list(networks: &Vec<NetworkView>) -> String {
+    let mut table = Table::new(&["NETWORK", "SUBNETS", "GATEWAYS", ">PORTS", ">STATIONS", ">MTU", "OWNER"]);
+    for network in networks {
+        table.row([
+            network.config.name.clone(),
+            join(&network.config.subnets),
+            join(&network.gateways),
+            network.ports.len().to_string(),
+            network.stations.to_string(),
+            network.config.mtu.to_string(),
+            network.owner.to_string(),
+        ]);
+    }
+    table.or("No networks. `vsctl network add NAME` makes one.")
+}
+
+fn details(network: &NetworkView) -> String {
+    let config = &network.config;
+    let or = |number: Option<u32>, none: &str| number.map_or_else(|| none.to_owned(), |n| n.to_string());
+    pairs(&[
+        ("network", config.name.clone()),
+        ("owner", network.owner.to_string()),
+        ("subnets", join(&config.subnets)),
+        ("gateways", join(&network.gateways)),
+        ("isolated", yes_no(config.isolated)),
+        ("mtu", config.mtu.to_string()),
+        ("arp proxy", yes_no(config.arp_proxy)),
+        ("storm limit", or(config.storm, "none")),
+        ("ageing", format!("{} s", config.ageing)),
+        (
+            "stations",
+            format!("{} known, limit {}", network.stations, or(config.stations, "[limits] stations")),
+        ),
+        ("ports", join(&network.ports)),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn view() -> NetworkView {
+        serde_json::from_value(json!({
+            "config": {"name": "front", "subnets": ["10.1.0.0/24", "fd00:1::/64"], "storm": 1000},
+            "owner": "file", "gateways": ["10.1.0.1", "fd00:1::1"], "ports": ["a", "b"], "stations": 3,
+        }))
+        .expect("a network as the daemon sends it")
+    }
+
+    #[test]
+    fn list_shows_a_line_a_network() {
+        let text = list(&vec![view()]);
+        assert_eq!(
+            text,
+            "NETWORK  SUBNETS                  GATEWAYS            PORTS  STATIONS   MTU  OWNER\n\
+             front    10.1.0.0/24 fd00:1::/64  10.1.0.1 fd00:1::1      2         3  auto  file\n"
+        );
+        assert!(list(&Vec::new()).starts_with("No networks."));
+    }
+
+    #[test]
+    fn details_show_what_is_configured_and_what_is_known() {
+        let text = details(&view());
+        assert!(text.contains("storm limit  1000\n"), "{text}");
+        assert!(text.contains("stations     3 known, limit [limits] stations\n"), "{text}");
+        assert!(text.contains("ports        a b\n"), "{text}");
+    }
+}
