@@ -1,1 +1,3 @@
 //! vswitch
+
+pub mod devices;
