@@ -17,8 +17,11 @@ use packet::{Area, Frame, FramePool, FrameQueue};
 
 pub mod afxdp;
 pub mod bare;
+pub mod finish;
+mod landing;
 pub mod memory;
 pub mod pcap;
+mod sys;
 pub mod tap;
 pub mod veth;
 pub mod vnet;
@@ -199,7 +202,8 @@ impl Port {
     /// memory, or a transmission is not finished. Costs no system call.
     pub fn wants_turn(&mut self) -> bool {
         match self {
-            Port::Tap(_) | Port::Veth(_) => false,
+            Port::Tap(port) => port.wants_turn(),
+            Port::Veth(port) => port.wants_turn(),
             Port::Afxdp(port) => port.wants_turn(),
             Port::Memory(port) => port.wants_turn(),
             Port::Pcap(port) => port.wants_turn(),
@@ -249,7 +253,9 @@ impl Port {
     /// Closes the port and gives every chunk it lent to the kernel back to `pool`.
     pub fn close(self, pool: &mut FramePool) {
         match self {
-            Port::Tap(_) | Port::Veth(_) | Port::Pcap(_) => {}
+            Port::Tap(port) => port.close(pool),
+            Port::Veth(port) => port.close(pool),
+            Port::Pcap(port) => port.close(pool),
             Port::Afxdp(port) => port.close(pool),
             Port::Memory(port) => port.close(pool),
         }
