@@ -115,7 +115,7 @@ pub struct Guard {
 }
 
 /// A port as the pipeline sees it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortInfo {
     /// The network it belongs to.
     pub network: NetworkId,
@@ -161,7 +161,7 @@ pub struct Gateway {
 }
 
 /// A network as the pipeline sees it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkInfo {
     /// The router address, when it has one.
     pub gateway: Option<Gateway>,
