@@ -64,7 +64,7 @@ impl fmt::Debug for MacAddr {
 
 /// The text is no MAC address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is no MAC address: six octets in hex are allowed, as in 02:00:0a:01:00:0a")]
+#[error("'{0}' is no MAC address; allowed: six octets in hex, as in 02:00:0a:01:00:0a")]
 pub struct MacParseError(String);
 
 impl FromStr for MacAddr {
