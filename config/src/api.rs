@@ -103,6 +103,37 @@ pub mod route {
     }
 }
 
+/// Returns `object` with the fields of `patch` in the place of its own (RFC 7396): `null` stands for the
+/// default.
+///
+/// # Errors
+/// What serde says about a field that is unknown or does not fit.
+pub fn merge_patch<T>(object: &T, patch: &serde_json::Value) -> Result<T, serde_json::Error>
+where
+    T: Serialize + serde::de::DeserializeOwned,
+{
+    fn merge(target: &mut serde_json::Value, patch: &serde_json::Value) {
+        let serde_json::Value::Object(patch) = patch else {
+            target.clone_from(patch);
+            return;
+        };
+        if !target.is_object() {
+            *target = serde_json::Value::Object(serde_json::Map::new());
+        }
+        let fields = target.as_object_mut().expect("it was made one above");
+        for (key, value) in patch {
+            if value.is_null() {
+                fields.remove(key);
+            } else {
+                merge(fields.entry(key.clone()).or_insert(serde_json::Value::Null), value);
+            }
+        }
+    }
+    let mut target = serde_json::to_value(object)?;
+    merge(&mut target, patch);
+    serde_json::from_value(target)
+}
+
 /// Body of every reply whose status is 4xx or 5xx.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorReply {
@@ -645,6 +676,17 @@ mod tests {
     #[test]
     fn a_name_in_a_route_is_percent_encoded() {
         assert_eq!(route::with_name(route::PORT, "web/1 ä"), "/v1/ports/web%2F1%20%C3%A4");
+    }
+
+    #[test]
+    fn a_patch_changes_what_it_names_and_null_restores_the_default() {
+        let port = Port { mtu: Some(9000), vlan: Some(3), ..Port::new("web", "front") };
+        let patch = serde_json::json!({"mtu": null, "storm": 10, "labels": {"tier": "web"}});
+        let patched = merge_patch(&port, &patch).expect("fits");
+        assert_eq!((patched.mtu, patched.vlan, patched.storm), (None, Some(3), Some(10)));
+        assert_eq!(patched.labels["tier"], "web");
+        assert!(merge_patch(&port, &serde_json::json!({"mut": 3})).is_err());
+        assert!(merge_patch(&port, &serde_json::json!([])).is_err());
     }
 
     #[test]

@@ -74,6 +74,16 @@ impl Diagnostics {
     /// Collects the findings about `text`, the contents of the file (empty when there is none).
     pub(crate) fn new(mut list: Vec<Diagnostic>, text: &str) -> Self {
         debug_assert!(!list.is_empty(), "an error says what is wrong");
+        for diagnostic in &mut list {
+            // Values of the file are quoted: they must not break lines, nor drive a terminal.
+            for text in
+                [&mut diagnostic.key, &mut diagnostic.message].into_iter().chain(&mut diagnostic.allowed)
+            {
+                if text.contains(char::is_control) {
+                    *text = text.chars().map(escape).collect();
+                }
+            }
+        }
         list.sort_by_key(|diagnostic| diagnostic.span.as_ref().map(|span| span.start));
         Self { list, text: text.to_owned() }
     }
@@ -124,6 +134,11 @@ impl fmt::Display for Diagnostics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.lines().join("\n"))
     }
+}
+
+/// Spells a control character as Rust would.
+fn escape(c: char) -> String {
+    if c.is_control() { c.escape_default().to_string() } else { c.to_string() }
 }
 
 /// Finds lines and columns in one text.

@@ -53,6 +53,21 @@ impl Document {
         self.ports.iter().find(|port| port.name == name)
     }
 
+    /// Returns `others` and the objects of `self`, in this order, with the settings of `self`.
+    pub fn beside(&self, others: &Document) -> Document {
+        fn join<T: Clone>(first: &[T], second: &[T]) -> Vec<T> {
+            first.iter().chain(second).cloned().collect()
+        }
+        Document {
+            daemon: self.daemon.clone(),
+            workers: self.workers.clone(),
+            limits: self.limits.clone(),
+            networks: join(&others.networks, &self.networks),
+            ports: join(&others.ports, &self.ports),
+            fdb: join(&others.fdb, &self.fdb),
+        }
+    }
+
     /// Prints the tree as TOML that [`Document::parse`] reads back to an equal tree.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("every value of the tree has a TOML form")

@@ -100,7 +100,7 @@ pub const KEYS: [Key; 43] = [
     key("limits", "ports", "integer", "256", "1 to 4096", "Ports at the same time."),
     key("limits", "networks", "integer", "64", "1 to 4096", "Networks at the same time."),
     key("limits", "stations", "integer", "16384", "16 to 1048576", "Stations (MAC addresses) that all networks know together."),
-    key("limits", "stations_per_port", "integer", "4096", COUNT, "Stations that may be learned on a port that has no `stations` of its own."),
+    key("limits", "stations_per_port", "integer", "4096", "1 to 1048576", "Stations that may be learned on a port that has no `stations` of its own."),
     key("limits", "flows", "integer", "65536", "a power of two from 1024 to 16777216", "Entries of each worker's flow cache."),
 
     key("network", "name", "string", "required", NAME, "Unique name."),
@@ -118,7 +118,7 @@ pub const KEYS: [Key; 43] = [
     key("port", "kind", "string", "\"auto\"", "\"auto\", \"veth\", \"tap\", \"afxdp\"", "How frames get in and out: a veth pair with packet sockets, a tap device, or a veth pair with AF_XDP sockets. `\"auto\"` is `\"veth\"`."),
     key("port", "netns", "string or integer", "the host's namespace", "the name of a namespace, an absolute path, \"pid:N\", or a process id", "Namespace that the far end is put into."),
     key("port", "ifname", "string", "\"eth0\", or \"vsw-NAME\" in the host's namespace", "1 to 15 bytes without '/', ':', '%' and spaces; in the host's namespace \"vsw\" first", "Name of the far end's interface."),
-    key("port", "addresses", "list of strings", "[]", "addresses of the network's subnets that nobody else has", "Addresses of the far end; the prefix length is the subnet's."),
+    key("port", "addresses", "list of strings", "[]", "addresses of the network's subnets that nobody else has, as in \"10.1.0.10\"", "Addresses of the far end; the prefix length is the subnet's."),
     key("port", "mac", "string", "made from the name", "a unicast address, unique in the network, as in \"02:00:0a:01:00:0a\"", "MAC address of the far end."),
     key("port", "mtu", "integer", "the network's", "68 to 65535, with IPv6 addresses from 1280, with afxdp up to 9216", "MTU of the far end, in bytes."),
     key("port", "vlan", "integer", "none", VLAN, "Access port: its frames are untagged and belong to this VLAN. Not together with `trunk`."),

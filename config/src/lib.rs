@@ -24,4 +24,5 @@ pub use document::{
     Daemon, Document, FdbEntry, Limits, LogLevel, Network, Owner, Poll, Port, PortKind, Workers,
 };
 pub use sizing::Sizing;
+pub use validate::is_name;
 pub use values::{ByteSize, Cpus, Mtu, Netns, VlanRange};

@@ -18,6 +18,10 @@ use crate::document::Document;
 use crate::keys;
 use crate::validate::{Finding, Step};
 
+/// Bad items of lists that are told one by one in a table. Each costs reading the table again, and nobody
+/// mends more than this from one run.
+const ITEMS_MAX: usize = 16;
+
 type Value<'t> = Spanned<DeValue<'t>>;
 
 impl Document {
@@ -26,6 +30,15 @@ impl Document {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn parse(text: &str, path: &str) -> Result<Document, Diagnostics> {
+        Self::parse_beside(text, path, &Document::default())
+    }
+
+    /// Reads and checks like [`Document::parse`], in the company of the objects of `others`, which have other
+    /// owners: the file may refer to them, and must not clash with them. Returns what the file says.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn parse_beside(text: &str, path: &str, others: &Document) -> Result<Document, Diagnostics> {
         let lines = Lines::new(text);
         let place = |span: Range<usize>, key: String, message: String, allowed: Option<String>| Diagnostic {
             path: Some(path.to_owned()),
@@ -44,7 +57,7 @@ impl Document {
             return Err(Diagnostics::new(found.collect(), text));
         }
 
-        let mut reader = Reader { findings: Vec::new(), fits: true };
+        let mut reader = Reader { text, findings: Vec::new(), fits: true };
         let document = reader.document(root.get_ref());
         let mut found: Vec<Diagnostic> = reader
             .findings
@@ -52,9 +65,14 @@ impl Document {
             .map(|f| place(f.span, label(root.get_ref(), &f.at), f.message, f.allowed))
             .collect();
         if reader.fits {
-            found.extend(document.findings().into_iter().map(|Finding { at, message, allowed }| {
-                place(span_of(root.get_ref(), &at), label(root.get_ref(), &at), message, allowed)
-            }));
+            let all = document.beside(others);
+            for Finding { at, message, allowed } in all.findings() {
+                let key = crate::validate::label(&at, all.name_of(&at));
+                found.push(match own(&at, others) {
+                    Some(at) => place(span_of(root.get_ref(), &at), key, message, allowed),
+                    None => Diagnostic { path: None, position: None, key, message, allowed, span: None },
+                });
+            }
         }
         if found.is_empty() { Ok(document) } else { Err(Diagnostics::new(found, text)) }
     }
@@ -69,13 +87,14 @@ struct Misfit {
 }
 
 /// Turns spans into structs, and collects what does not fit.
-struct Reader {
+struct Reader<'t> {
+    text: &'t str,
     findings: Vec<Misfit>,
     /// Every value fitted, so that the tree means what its author wrote.
     fits: bool,
 }
 
-impl Reader {
+impl Reader<'_> {
     fn document(&mut self, root: &DeTable<'_>) -> Document {
         let mut document = Document::default();
         for (key, value) in root {
@@ -100,7 +119,7 @@ impl Reader {
     /// Reads all `[[name]]`.
     fn sections<T: DeserializeOwned>(&mut self, name: &'static str, value: &Value<'_>) -> Vec<T> {
         let DeValue::Array(array) = value.get_ref() else {
-            let message = format!("is {}, not a list of tables", value.get_ref().type_str());
+            let message = format!("is of type {}, not a list of tables", value.get_ref().type_str());
             self.misfit(vec![Step::key(name)], value.span(), message, Some(format!("[[{name}]]")));
             return Vec::new();
         };
@@ -117,8 +136,8 @@ impl Reader {
         value: &Value<'_>,
     ) -> Option<T> {
         let DeValue::Table(table) = value.get_ref() else {
-            let message = format!("is {}, not a table", value.get_ref().type_str());
-            self.misfit(at, value.span(), message, Some(format!("[{section}]")));
+            let message = format!("is of type {}, not a table", value.get_ref().type_str());
+            self.misfit(at, value.span(), message, Some(format!("keys of a {section}")));
             return None;
         };
         let known: Vec<&str> = keys::of(section).map(|key| key.name).collect();
@@ -130,6 +149,7 @@ impl Reader {
                 self.unknown(key.get_ref(), at.clone(), key.span(), "key", &known);
             }
         }
+        let mut items = 0;
         loop {
             let whole = Spanned::new(value.span(), DeValue::Table(rest.clone()));
             let error = match T::deserialize(ValueDeserializer::from(whole)) {
@@ -144,16 +164,19 @@ impl Reader {
             };
             let mut at = at.clone();
             at.push(Step::Key(name.clone()));
-            if let Some(DeValue::Array(array)) = rest.get(name.as_str()).map(Spanned::get_ref)
-                && let Some(index) = array.iter().position(|item| within(&span, &item.span()))
-            {
-                at.push(Step::Index(index));
+            let item = item_at(table.get(name.as_str()), &span);
+            at.extend(item.map(Step::Index));
+            let (message, allowed) = reword(error.message(), self.text.get(span.clone()));
+            let allowed = allowed.or_else(|| keys::find(section, &name).map(|key| key.allowed.to_owned()));
+            self.misfit(at, span.clone(), message, allowed);
+            // Of a list only the item goes, so that the next one is looked at too.
+            match item.and_then(|_| rest.get_mut(name.as_str())).map(Spanned::get_mut) {
+                Some(DeValue::Array(array)) if items < ITEMS_MAX => {
+                    items += 1;
+                    *array = array.iter().filter(|item| !within(&span, &item.span())).cloned().collect();
+                }
+                _ => drop(rest.remove(name.as_str())),
             }
-            // A message that tells what is allowed by itself comes from `values.rs`.
-            let message = error.message().trim().to_owned();
-            let allowed = keys::find(section, &name).filter(|_| !message.contains("allowed:"));
-            self.misfit(at, span, message, allowed.map(|key| key.allowed.to_owned()));
-            rest.remove(name.as_str());
         }
     }
 
@@ -180,14 +203,10 @@ impl Reader {
         }
     }
 
-    fn unknown(&mut self, found: &str, mut at: Vec<Step>, span: Range<usize>, what: &str, known: &[&str]) {
+    fn unknown(&mut self, found: &str, at: Vec<Step>, span: Range<usize>, what: &str, known: &[&str]) {
         let mut message = format!("unknown {what} '{found}'");
         if let Some(meant) = keys::nearest(found, known.iter().copied()) {
             message.push_str(&format!(", did you mean '{meant}'?"));
-        }
-        if at.is_empty() {
-            at.push(Step::Key(found.to_owned()));
-            at.clear();
         }
         self.findings.push(Misfit { at, span, message, allowed: Some(known.join(", ")) });
     }
@@ -195,6 +214,40 @@ impl Reader {
     fn misfit(&mut self, at: Vec<Step>, span: Range<usize>, message: String, allowed: Option<String>) {
         self.fits = false;
         self.findings.push(Misfit { at, span, message, allowed });
+    }
+}
+
+/// Turns serde's message into ours, without names of Rust types, and splits off what it says is allowed.
+fn reword(message: &str, value: Option<&str>) -> (String, Option<String>) {
+    let message = message.trim();
+    // From `values.rs`.
+    if let Some((wrong, allowed)) = message.split_once("; allowed: ") {
+        return (wrong.to_owned(), Some(allowed.to_owned()));
+    }
+    if let Some((wrong, _)) = message.split_once(", expected ") {
+        for kind in ["invalid type: ", "invalid value: "] {
+            if let Some(wrong) = wrong.strip_prefix(kind) {
+                return (format!("{wrong} does not fit"), None);
+            }
+        }
+        if let Some(wrong) = wrong.strip_prefix("unknown variant ") {
+            return (format!("unknown value {wrong}"), None);
+        }
+    }
+    if let Some(value) = value.filter(|_| message.starts_with("wanted ")) {
+        return (format!("{value} does not fit"), None);
+    }
+    match value.filter(|value| value.len() <= 64 && !value.contains('\n') && !message.contains('\'')) {
+        Some(value) => (format!("{value}: {message}"), None),
+        None => (message.to_owned(), None),
+    }
+}
+
+/// Returns which item of the list `value` has `span` in it.
+fn item_at(value: Option<&Value<'_>>, span: &Range<usize>) -> Option<usize> {
+    match value?.get_ref() {
+        DeValue::Array(array) => array.iter().position(|item| within(span, &item.span())),
+        _ => None,
     }
 }
 
@@ -207,6 +260,15 @@ fn clip(text: &str, span: Range<usize>) -> Range<usize> {
     let start = text.floor_char_boundary(span.start);
     let end = text.floor_char_boundary(span.end);
     start..end.max(start)
+}
+
+/// Turns a path into the file and `others` into one into the file; `None` when it leads to one of `others`.
+fn own(at: &[Step], others: &Document) -> Option<Vec<Step>> {
+    let mut at = at.to_vec();
+    if let [Step::Key(section), Step::Index(index), ..] = at.as_mut_slice() {
+        *index = index.checked_sub(others.count(section))?;
+    }
+    Some(at)
 }
 
 /// Returns the bytes of the value at `at`, or of what is nearest to it when the file does not say it: a value

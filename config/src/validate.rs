@@ -1,7 +1,22 @@
 //! Checks of meaning: what types cannot say.
+//!
+//! Pure functions of the tree: whether a device, CPU or namespace exists is the daemon's to find out. Each
+//! check reports and goes on, so one run finds everything. Checks of one section are in the file of its name;
+//! a value that is wrong by itself is reported once and left out of comparisons with others where it would
+//! only be reported again.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::ops::RangeInclusive;
 
 use crate::diagnostics::{Diagnostic, Diagnostics};
 use crate::document::Document;
+use crate::keys;
+
+mod fdb;
+mod network;
+mod port;
+mod process;
 
 /// One step from the root of the tree to a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,7 +83,7 @@ impl Document {
         if found.is_empty() { Ok(()) } else { Err(Diagnostics::new(found, "")) }
     }
 
-    fn name_of(&self, at: &[Step]) -> Option<&str> {
+    pub(crate) fn name_of(&self, at: &[Step]) -> Option<&str> {
         let [Step::Key(section), Step::Index(index), ..] = at else { return None };
         match section.as_str() {
             "network" => self.networks.get(*index).map(|network| network.name.as_str()),
@@ -77,8 +92,143 @@ impl Document {
         }
     }
 
-    /// Returns everything that is wrong, in the order of the tree.
-    pub(crate) fn findings(&self) -> Vec<Finding> {
-        Vec::new()
+    /// Returns how many objects `section` has.
+    pub(crate) fn count(&self, section: &str) -> usize {
+        match section {
+            "network" => self.networks.len(),
+            "port" => self.ports.len(),
+            "fdb" => self.fdb.len(),
+            _ => 0,
+        }
     }
+
+    /// Returns everything that is wrong.
+    pub(crate) fn findings(&self) -> Vec<Finding> {
+        let mut checker = Checker { document: self, findings: Vec::new() };
+        process::check(&mut checker);
+        network::check(&mut checker);
+        port::check(&mut checker);
+        fdb::check(&mut checker);
+        checker.findings
+    }
+}
+
+/// The tree, and what was found so far.
+struct Checker<'d> {
+    document: &'d Document,
+    findings: Vec<Finding>,
+}
+
+impl Checker<'_> {
+    /// Reports the value at `at`; what is allowed comes from the table of keys.
+    fn wrong(&mut self, at: &At, message: impl Into<String>) {
+        let allowed = match at.0.as_slice() {
+            [Step::Key(section), Step::Index(_), Step::Key(key), ..]
+            | [Step::Key(section), Step::Key(key), ..] => keys::find(section, key),
+            _ => None,
+        };
+        self.wrong_but(at, message, allowed.map(|key| key.allowed.to_owned()));
+    }
+
+    /// Reports the value at `at`, and says what is allowed here.
+    fn wrong_but(&mut self, at: &At, message: impl Into<String>, allowed: Option<String>) {
+        self.findings.push(Finding { at: at.0.clone(), message: message.into(), allowed });
+    }
+
+    fn range<T: PartialOrd + fmt::Display>(&mut self, at: &At, value: T, range: RangeInclusive<T>) {
+        if !range.contains(&value) {
+            let side = if value < *range.start() { "small" } else { "large" };
+            let allowed = format!("{} to {}", range.start(), range.end());
+            self.wrong_but(at, format!("{value} is too {side}"), Some(allowed));
+        }
+    }
+
+    fn name(&mut self, at: &At, name: &str) {
+        if !is_name(name) {
+            self.wrong(at, format!("'{}' is no valid name", name));
+        }
+    }
+
+    /// Reports a name that an earlier object of the same section has.
+    fn unique<'n>(&mut self, section: &str, names: impl Iterator<Item = &'n str>) {
+        let mut seen = HashSet::new();
+        for (index, name) in names.enumerate() {
+            if !seen.insert(name) {
+                let message = format!("'{}' is the name of another {section}", name);
+                self.wrong_but(
+                    &At::item(section, index).key("name"),
+                    message,
+                    Some("a unique name".to_owned()),
+                );
+            }
+        }
+    }
+
+    fn vlan(&mut self, at: &At, vlan: Option<u16>) {
+        if let Some(vlan) = vlan {
+            self.range(at, vlan, 1..=4094);
+        }
+    }
+
+    fn stations(&mut self, at: &At, stations: Option<u32>) {
+        if let Some(stations) = stations {
+            self.range(at, stations, 1..=self.document.limits.stations.max(1));
+        }
+    }
+
+    fn storm(&mut self, at: &At, storm: Option<u32>) {
+        if let Some(storm) = storm {
+            self.range(at, storm, 1..=u32::MAX);
+        }
+    }
+
+    /// Reports a reference to an object that is not there, and guesses what was meant.
+    fn dangling<'n>(&mut self, at: &At, section: &str, name: &str, known: impl Iterator<Item = &'n str>) {
+        let known: Vec<&str> = known.collect();
+        let mut message = format!("there is no {section} '{}'", name);
+        if let Some(meant) = keys::nearest(name, known.iter().copied()) {
+            message.push_str(&format!(", did you mean '{meant}'?"));
+        }
+        // A long list would bury the message.
+        let allowed = match known.len() {
+            0 => format!("the name of a [[{section}]], and there is none"),
+            1..=16 => known.join(", "),
+            more => format!("{}, ... ({more} in all)", known[..16].join(", ")),
+        };
+        self.wrong_but(at, message, Some(allowed));
+    }
+}
+
+/// A path that is being spelled.
+#[derive(Clone)]
+struct At(Vec<Step>);
+
+impl At {
+    fn item(section: &str, index: usize) -> Self {
+        Self(vec![Step::key(section), Step::Index(index)])
+    }
+
+    fn of(section: &str, key: &str) -> Self {
+        Self(vec![Step::key(section), Step::key(key)])
+    }
+
+    fn key(&self, key: &str) -> Self {
+        let mut at = self.clone();
+        at.0.push(Step::key(key));
+        at
+    }
+
+    fn index(&self, index: usize) -> Self {
+        let mut at = self.clone();
+        at.0.push(Step::Index(index));
+        at
+    }
+}
+
+/// Says whether `name` may name an object.
+pub fn is_name(name: &str) -> bool {
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    (1..=63).contains(&name.len())
+        && name.chars().all(good)
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
 }
