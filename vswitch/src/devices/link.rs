@@ -237,6 +237,24 @@ pub(super) fn nsid(netlink: &mut Netlink, other: &Namespace) -> Result<Option<i3
     }
 }
 
+/// Takes [`drop_at_ingress`] away again, where it is.
+pub(super) fn keep_at_ingress(netlink: &mut Netlink, index: u32) -> Result<(), Refusal> {
+    let index = i32::try_from(index).map_err(|_| Refusal { errno: libc::ENODEV, detail: None })?;
+    match netlink.request(RouteNetlinkMessage::DelQueueDiscipline(clsact(index)), 0) {
+        // EINVAL is what older kernels say where there is none.
+        Err(refusal) if matches!(refusal.errno, libc::ENOENT | libc::EINVAL) => Ok(()),
+        result => result,
+    }
+}
+
+fn clsact(index: i32) -> TcMessage {
+    let mut qdisc = TcMessage::with_index(index);
+    qdisc.header.parent = TcHandle::CLSACT;
+    qdisc.header.handle = TcHandle { major: 0xffff, minor: 0 };
+    qdisc.attributes.push(TcAttribute::Kind("clsact".to_owned()));
+    qdisc
+}
+
 /// Drops all that arrives at the link at tc ingress. Packet sockets and XDP come before it and still see every
 /// frame; the IP stack behind it never does.
 ///
@@ -251,11 +269,7 @@ pub(super) fn drop_at_ingress(netlink: &mut Netlink, index: u32) -> Result<(), R
     const ETH_P_ALL: u16 = 3;
 
     let index = i32::try_from(index).map_err(|_| Refusal { errno: libc::ENODEV, detail: None })?;
-    let mut qdisc = TcMessage::with_index(index);
-    qdisc.header.parent = TcHandle::CLSACT;
-    qdisc.header.handle = TcHandle { major: 0xffff, minor: 0 };
-    qdisc.attributes.push(TcAttribute::Kind("clsact".to_owned()));
-    match netlink.request(RouteNetlinkMessage::NewQueueDiscipline(qdisc), NLM_F_CREATE | NLM_F_EXCL) {
+    match netlink.request(RouteNetlinkMessage::NewQueueDiscipline(clsact(index)), NLM_F_CREATE | NLM_F_EXCL) {
         // Adopted with its qdisc; the filter is put in place below either way.
         Err(refusal) if refusal.errno == libc::EEXIST => {}
         result => result?,

@@ -74,6 +74,10 @@ fn adopt(home: &mut Home, near: &Link, spec: &VethSpec, netns: &Namespace) -> Re
     let flags = LinkFlags::Up | LinkFlags::Noarp;
     link::set(&mut home.netlink, near.index, flags, flags, attributes)
         .map_err(|refusal| Error::refused(format!("repair '{}'", near.name), &refusal))?;
+    if !spec.drop_ingress {
+        link::keep_at_ingress(&mut home.netlink, near.index)
+            .map_err(|refusal| Error::refused(format!("repair '{}'", near.name), &refusal))?;
+    }
     finish(home, near, spec, netns, true)
 }
 
