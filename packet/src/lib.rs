@@ -9,6 +9,7 @@
 pub mod addr;
 pub mod area;
 pub mod batch;
+pub mod build;
 pub mod checksum;
 pub mod frame;
 pub mod header;
