@@ -1,6 +1,6 @@
 //! What commands print: JSON for programs, plain tables for people.
 //!
-//! Everything goes through [`print`], which reports a closed pipe as an error, so that `vsctl drops -f |
+//! Everything goes through [`print()`], which reports a closed pipe as an error, so that `vsctl drops -f |
 //! head` ends quietly instead of panicking.
 
 use std::io::{self, Write};
@@ -21,7 +21,7 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
 /// Writes `value` to stdout as indented JSON.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub(crate) fn print_json(value: &Value) -> io::Result<()> {
     print(&format!("{value:#}\n"))
 }
