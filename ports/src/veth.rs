@@ -19,7 +19,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use packet::{Frame, FramePool, FrameQueue};
 
-use crate::finish::{Can, Next};
+use crate::finish::{Can, Next, Pieces};
 use crate::{Error, Health, Opened, Port, Stats, sys, vnet};
 use batch::{Received, Receiver, Sender};
 
@@ -36,8 +36,15 @@ const CAN: Can =
 /// A packet socket on one device. See the module header.
 #[derive(Debug)]
 pub struct Veth {
-    socket: OwnedFd,
+    device: Device,
     receiver: Receiver,
+    pieces: Pieces,
+}
+
+/// What transmitting needs, apart from the pieces that may be what is transmitted.
+#[derive(Debug)]
+struct Device {
+    socket: OwnedFd,
     sender: Sender,
     can: Can,
     health: Cell<Health>,
@@ -81,9 +88,8 @@ pub fn open(port: &str, device: &str) -> Result<Opened, Error> {
         }
     }
     bind(&socket, index).map_err(failed(format!("bind to {device}")))?;
-    let veth = Veth {
+    let device = Device {
         socket,
-        receiver: Receiver::new(),
         sender: Sender::new(),
         can: CAN,
         // Until the first packet or question says otherwise.
@@ -91,6 +97,7 @@ pub fn open(port: &str, device: &str) -> Result<Opened, Error> {
         stats: Stats::default(),
         kernel_drops: Cell::new(0),
     };
+    let veth = Veth { device, receiver: Receiver::new(), pieces: Pieces::default() };
     let mode = "af_packet,vnet_hdr,tso4,tso6,uso".to_owned();
     Ok(Opened { queues: vec![Port::Veth(veth)], mode, notes })
 }
@@ -117,29 +124,31 @@ impl Veth {
     pub fn receive(&mut self, pool: &mut FramePool, budget: usize, mut sink: impl FnMut(Frame)) -> usize {
         let mut done = 0;
         while done < budget {
-            let stats = &mut self.stats;
+            let device = &mut self.device;
+            let stats = &mut device.stats;
             stats.syscalls += 1;
             let mut accepted = 0;
-            let result = self.receiver.receive(self.socket.as_fd(), pool, budget - done, |received, pool| {
-                if let Some(frame) = accept(received, stats, pool) {
-                    accepted += 1;
-                    stats.rx_frames += 1;
-                    stats.rx_bytes += frame.len() as u64;
-                    sink(frame);
-                }
-            });
+            let result =
+                self.receiver.receive(device.socket.as_fd(), pool, budget - done, |received, pool| {
+                    if let Some(frame) = accept(received, stats, pool) {
+                        accepted += 1;
+                        stats.rx_frames += 1;
+                        stats.rx_bytes += frame.len() as u64;
+                        sink(frame);
+                    }
+                });
             done += accepted;
             match result {
                 Ok((received, more)) => {
                     if received > 0 {
-                        self.health.set(Health::Up);
+                        device.health.set(Health::Up);
                     }
                     if !more {
                         break;
                     }
                 }
                 Err(error) => {
-                    if !self.failed_to_receive(&error) {
+                    if !device.failed_to_receive(&error) {
                         break;
                     }
                 }
@@ -148,6 +157,54 @@ impl Veth {
         done
     }
 
+    /// See [`Port::transmit`].
+    #[inline]
+    pub fn transmit(&mut self, queue: &mut FrameQueue, pool: &mut FramePool) {
+        loop {
+            if !self.pieces.is_empty() && self.device.transmit(self.pieces.queue(), pool).is_some() {
+                return;
+            }
+            match self.device.transmit(queue, pool) {
+                Some(Next::Cut) => {
+                    let Some(frame) = queue.pop() else { return };
+                    self.pieces.cut(frame, &self.device.can, pool, &mut self.device.stats);
+                }
+                _ => return,
+            }
+        }
+    }
+
+    /// See [`Port::wants_turn`].
+    pub fn wants_turn(&mut self) -> bool {
+        !self.pieces.is_empty()
+    }
+
+    /// See [`Port::fd`].
+    pub fn fd(&self) -> RawFd {
+        self.device.socket.as_raw_fd()
+    }
+
+    /// See [`Port::health`]. Asks the kernel when the last it said was that the device is down: nothing tells
+    /// when it is up again, or gone.
+    pub fn health(&self) -> Health {
+        if self.device.health.get() == Health::Down {
+            self.device.health.set(self.device.look());
+        }
+        self.device.health.get()
+    }
+
+    /// See [`Port::stats`].
+    pub fn stats(&self) -> Stats {
+        Stats { rx_kernel_drops: self.device.kernel_drops(), ..self.device.stats }
+    }
+
+    /// See [`Port::close`]. The pair stays.
+    pub fn close(mut self, pool: &mut FramePool) {
+        self.pieces.clear(pool);
+    }
+}
+
+impl Device {
     /// Counts what an error of `recvmmsg` means, and says whether to go on.
     #[cold]
     fn failed_to_receive(&mut self, error: &io::Error) -> bool {
@@ -173,9 +230,10 @@ impl Veth {
         }
     }
 
-    /// See [`Port::transmit`].
+    /// Sends frames of `queue` until it is empty (`None`), or the device is full (`Next::Send`), or the first
+    /// frame must be cut (`Next::Cut`).
     #[inline]
-    pub fn transmit(&mut self, queue: &mut FrameQueue, pool: &mut FramePool) {
+    fn transmit(&mut self, queue: &mut FrameQueue, pool: &mut FramePool) -> Option<Next> {
         while !queue.is_empty() {
             let mut ready = 0;
             let mut next = Next::Send;
@@ -188,15 +246,16 @@ impl Veth {
             }
             if ready > 0 {
                 if !self.send(queue, ready, pool) {
-                    return;
+                    return Some(Next::Send);
                 }
-                continue;
+            } else if next == Next::Cut {
+                return Some(Next::Cut);
+            } else if let Some(frame) = queue.pop() {
+                self.stats.tx_errors += 1;
+                pool.free(frame);
             }
-            let Some(frame) = queue.pop() else { return };
-            debug_assert_ne!(next, Next::Send);
-            self.stats.tx_errors += 1;
-            pool.free(frame);
         }
+        None
     }
 
     /// Sends the first `ready` frames of `queue`, as many as the kernel takes, and says whether it may take more.
@@ -279,27 +338,8 @@ impl Veth {
         Ok(libc::c_int::from(unsafe { request.ifr_ifru.ifru_flags }))
     }
 
-    /// See [`Port::wants_turn`].
-    pub fn wants_turn(&mut self) -> bool {
-        false
-    }
-
-    /// See [`Port::fd`].
-    pub fn fd(&self) -> RawFd {
-        self.socket.as_raw_fd()
-    }
-
-    /// See [`Port::health`]. Asks the kernel when the last it said was that the device is down: nothing tells
-    /// when it is up again, or gone.
-    pub fn health(&self) -> Health {
-        if self.health.get() == Health::Down {
-            self.health.set(self.look());
-        }
-        self.health.get()
-    }
-
-    /// See [`Port::stats`].
-    pub fn stats(&self) -> Stats {
+    /// Returns how many frames the socket had no room for since it was opened.
+    fn kernel_drops(&self) -> u64 {
         let mut new = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
         let mut len = sys::socklen::<libc::tpacket_stats>();
         let fd = self.socket.as_raw_fd();
@@ -316,11 +356,8 @@ impl Veth {
         if result.is_ok() {
             self.kernel_drops.set(self.kernel_drops.get() + u64::from(new.tp_drops));
         }
-        Stats { rx_kernel_drops: self.kernel_drops.get(), ..self.stats }
+        self.kernel_drops.get()
     }
-
-    /// See [`Port::close`]. The pair stays.
-    pub fn close(self, _pool: &mut FramePool) {}
 }
 
 /// Makes a frame of what was received; `None`, counted, when it cannot be accepted.

@@ -315,3 +315,19 @@ pub fn totals(ports: &[Port]) -> Stats {
 pub fn raw(port: &Port) -> i32 {
     port.as_fd().expect("a descriptor").as_raw_fd()
 }
+
+/// Sends UDP as fast as it goes from `from` to `address` while `work` runs.
+pub fn flood(from: &Namespace, address: IpAddr, work: impl FnOnce()) {
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let sender = from.spawn(move || {
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0").expect("a socket");
+        while !stopped.load(Ordering::Relaxed) {
+            // Fails when the device is gone, which is what the tests are about.
+            let _ = socket.send_to(&[7; 100], SocketAddr::new(address, 9));
+        }
+    });
+    work();
+    stop.store(true, Ordering::Relaxed);
+    sender.join().expect("no panic");
+}
