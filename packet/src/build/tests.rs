@@ -4,9 +4,7 @@ use etherparse::{LinkExtSlice, NetSlice, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
 
 use super::*;
-use crate::header::{
-    Icmp, Ipv6, Layout, NeighborAdvert, NeighborSolicit, Vxlan, nd_option, protocol, tcp_flags,
-};
+use crate::header::{Ipv6, Layout, NeighborAdvert, NeighborSolicit, Vxlan, nd_option, protocol, tcp_flags};
 use crate::{VlanId, Vni, checksum};
 
 const A: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);

@@ -79,7 +79,7 @@ pub struct Tcp {
 }
 
 impl Tcp {
-    /// Sets the flags, all of them: see [`tcp_flags`].
+    /// Sets the flags, all of them: see [`tcp_flags`](crate::header::tcp_flags).
     #[must_use]
     pub fn flags(mut self, flags: u8) -> Self {
         self.header.flags = flags;

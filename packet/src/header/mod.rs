@@ -26,7 +26,7 @@ pub use arp::{Arp, ArpOperation};
 pub use ethernet::{EthernetHeader, VlanTag};
 pub use icmp::{Icmp, IcmpHeader, icmp4, icmp6};
 pub use ipv4::{Ipv4, Ipv4Header};
-pub use ipv6::{ExtensionWalk, Ipv6, Ipv6Fragment, Ipv6Header, walk_extensions};
+pub use ipv6::{ExtensionWalk, Ipv6, Ipv6Fragment, Ipv6Header, MAX_EXTENSIONS, walk_extensions};
 pub use layout::{Fragment, Layout, Malformed};
 pub use nd::{NdOptions, NeighborAdvert, NeighborSolicit, nd_option};
 pub use transport::{Tcp, TcpHeader, Udp, UdpHeader, Vxlan, VxlanHeader, tcp_flags};
