@@ -17,6 +17,7 @@ use packet::{Area, Frame, FramePool, FrameQueue};
 
 pub mod afxdp;
 pub mod bare;
+pub mod ethtool;
 pub mod finish;
 mod landing;
 pub mod memory;

@@ -14,7 +14,8 @@
 //! `devices` lives in the switch's namespace and visits another one for the length of a job.
 //!
 //! # Limits
-//! A name is free again when `remove` has returned, not before. While a process holds an open file of a tap
+//! Closing a packet socket, an AF_XDP socket or a tap's file waits for RCU as well, 8 to 20 ms: that is for whoever
+//! opened them to do in a thread that may wait. A name is free again when `remove` has returned, not before. While a process holds an open file of a tap
 //! that it opened inside a port's namespace (as after a restart), that namespace cannot die; see
 //! [`Devices::live_namespaces`].
 
@@ -22,6 +23,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use packet::MacAddr;
+use ports::ethtool::{self, Offload};
 use serde::{Deserialize, Serialize};
 
 mod error;
@@ -113,6 +115,18 @@ pub struct Device {
     pub notes: Vec<String>,
 }
 
+impl Device {
+    /// Opens the namespace of the far end, if it is still the one where that was put.
+    fn far_namespace(&self) -> Result<Namespace, Error> {
+        let namespace = Namespace::resolve(&self.netns)?;
+        if namespace.identity() == self.namespace {
+            return Ok(namespace);
+        }
+        let tried = format!("{} (another namespace has that name now)", self.netns);
+        Err(Error::NamespaceNotFound { target: self.netns.clone(), tried })
+    }
+}
+
 /// The switch's devices. A handle of the manager's: cheap to clone, and dropping it leaves all devices alone.
 #[derive(Clone, Debug)]
 pub struct Devices {
@@ -181,6 +195,39 @@ impl Devices {
     /// The kernel's refusal.
     pub async fn remove(&self, device: Device) -> Result<(), Error> {
         self.jobs.remove(device).await
+    }
+
+    /// Reads the offloads of a device's far end; those it does not know are left out.
+    ///
+    /// # Errors
+    /// The far end has gone.
+    pub async fn offloads(&self, device: Device) -> Result<Vec<(Offload, bool)>, Error> {
+        self.jobs
+            .submit(move |home| {
+                let read = |offload| Some((offload, ethtool::is_on(&device.ifname, offload).ok()?));
+                home.visit(&device.far_namespace()?, |_| {
+                    Ok(Offload::ALL.into_iter().filter_map(read).collect())
+                })
+            })
+            .await
+    }
+
+    /// Switches an offload of a device's far end. Switching TX checksums off is what makes a container's
+    /// checksums complete before AF_XDP sees them, where the kernel cannot tell which are not.
+    ///
+    /// # Errors
+    /// The far end has gone, or refuses.
+    pub async fn set_offload(&self, device: Device, offload: Offload, on: bool) -> Result<(), Error> {
+        self.jobs
+            .submit(move |home| {
+                let word = if on { "on" } else { "off" };
+                home.visit(&device.far_namespace()?, |_| {
+                    ethtool::set(&device.ifname, offload, on).map_err(|error| {
+                        Error::kernel(format!("switch {offload} {word} on '{}'", device.ifname), error)
+                    })
+                })
+            })
+            .await
     }
 
     /// Watches the links in the switch's namespace. To be called in a tokio runtime.

@@ -121,9 +121,9 @@ fn device(spec: &TapSpec, netns: &Namespace, index: u32, adopted: bool) -> Devic
 
 /// Removes the tap from where it was put. It has gone when its namespace has, or another one has its name now.
 pub(super) fn remove(home: &Home, device: &Device) -> Result<(), Error> {
-    let netns = match Namespace::resolve(&device.netns) {
-        Ok(netns) if netns.identity() == device.namespace => netns,
-        Ok(_) | Err(Error::NamespaceNotFound { .. } | Error::NotANamespace { .. }) => return Ok(()),
+    let netns = match device.far_namespace() {
+        Ok(netns) => netns,
+        Err(Error::NamespaceNotFound { .. } | Error::NotANamespace { .. }) => return Ok(()),
         Err(error) => return Err(error),
     };
     home.visit(&netns, |netlink| match link::find_index(netlink, device.far_index)? {
