@@ -1,6 +1,5 @@
 //! A device to send to and receive from: any kind of port, or a plain packet socket.
 
-use std::path::Path;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
@@ -224,8 +223,10 @@ impl Drop for Ports {
 
 /// Returns the device's own MAC address, when it is a network device that has one.
 pub(crate) fn mac_of(name: &Name) -> Option<MacAddr> {
-    let path = Path::new("/sys/class/net").join(&name.device).join("address");
-    std::fs::read_to_string(path).ok()?.trim().parse().ok()
+    // Not from /sys, which shows another namespace's devices after setns.
+    let mut all = nix::ifaddrs::getifaddrs().ok()?.filter(|one| one.interface_name == name.device);
+    let octets = all.find_map(|one| one.address?.as_link_addr()?.addr())?;
+    Some(MacAddr(octets)).filter(|mac| mac.is_station())
 }
 
 #[cfg(test)]
