@@ -16,10 +16,12 @@ use packet::area::{CHUNK_LEN, LARGE_CHUNK_LEN};
 use crate::document::Limits;
 use crate::values::ByteSize;
 
-/// Bytes of one station in the tables, its share of buckets and age included.
-const STATION_BYTES: u64 = 64;
+/// Bytes of one station: slot, index, version, and the spare quarter of `pipeline`'s table.
+const STATION_BYTES: u64 = 112;
 /// Bytes of one entry of a flow cache.
-const FLOW_BYTES: u64 = 64;
+const FLOW_BYTES: u64 = 32;
+/// Bytes that each worker keeps for a port that there may be: counters, one a drop reason too, and queues.
+const PORT_BYTES: u64 = 1024;
 /// Bytes that the kernel keeps for each chunk of the area and AF_XDP socket (measured, kernel 6.18).
 const KERNEL_BYTES: u64 = 128;
 /// Small chunks without which not even one worker and one port could run well.
@@ -48,9 +50,7 @@ pub struct Sizing {
 
 /// `[limits] memory` does not suffice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{memory} is too little: tables take {tables}, and {sockets} AF_XDP sockets leave no room for frames; at least {needed} would do"
-)]
+#[error("{memory} leaves no room for frames beside tables of {tables} and {sockets} AF_XDP sockets")]
 pub struct TooSmall {
     memory: ByteSize,
     tables: ByteSize,
@@ -66,7 +66,8 @@ impl Limits {
     /// When frames would have less than 4 MiB, or less than 128 chunks a socket.
     pub fn sizing(&self, workers: usize, sockets: usize) -> Result<Sizing, TooSmall> {
         let (workers, sockets) = (workers as u64, sockets as u64);
-        let tables = u64::from(self.stations) * STATION_BYTES + workers * u64::from(self.flows) * FLOW_BYTES;
+        let worker = u64::from(self.flows) * FLOW_BYTES + u64::from(self.ports) * PORT_BYTES;
+        let tables = u64::from(self.stations) * STATION_BYTES + workers * worker;
         let left = self.memory.bytes().saturating_sub(tables);
         // Chunks of 4 KiB that `left` pays for, with what the kernel keeps about each.
         let pages = left / (SMALL + sockets * KERNEL_BYTES);
@@ -79,7 +80,7 @@ impl Limits {
             let needed = tables + pages * (SMALL + sockets * KERNEL_BYTES);
             return Err(TooSmall {
                 memory: self.memory,
-                tables: ByteSize(tables),
+                tables: ByteSize::mib(tables.div_ceil(1 << 20)),
                 sockets,
                 needed: ByteSize::mib(needed.div_ceil(1 << 20)),
             });
