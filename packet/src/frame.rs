@@ -26,6 +26,30 @@ const TUNNEL: u16 = 1 << 5;
 const TUNNEL_CHECKSUM: u16 = 1 << 6;
 const LARGE: u16 = 1 << 7;
 
+/// Packs fields that are seldom read into one 64-bit word: the compiler moves each field of a frame on its own, and
+/// frames move a lot. PERF: benches/l2.
+macro_rules! word {
+    ($(#[$meta:meta])* $name:ident { $($field:ident: $type:ty = $shift:literal),+ }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy)]
+        struct $name(u64);
+
+        impl $name {
+            const fn new($($field: $type),+) -> Self {
+                Self($(($field as u64) << $shift)|+)
+            }
+
+            $(
+                #[inline(always)]
+                #[allow(clippy::cast_possible_truncation, reason = "the field is that wide")]
+                const fn $field(self) -> $type {
+                    (self.0 >> $shift) as $type
+                }
+            )+
+        }
+    };
+}
+
 /// The bytes of one packet, and what is left to do to them. See the module header.
 ///
 /// INVARIANT: `chunk` is the start of a chunk that nobody else refers to, of the kind that `flags` says, and
@@ -34,16 +58,20 @@ const LARGE: u16 = 1 << 7;
 #[repr(C)]
 pub struct Frame {
     chunk: NonNull<u8>,
-    page: u32,
     len: u32,
     start: u16,
     flags: u16,
-    checksum_start: u16,
-    checksum_offset: u16,
-    gso_size: u16,
-    gso_header_len: u16,
-    outer_l4: u16,
-    inner_l3: u16,
+    place: Place,
+    cut: Cut,
+}
+
+word! {
+    /// Which chunk it is, and where its checksum is.
+    Place { page: u32 = 0, checksum_start: u16 = 32, checksum_offset: u16 = 48 }
+}
+word! {
+    /// How a large frame is cut.
+    Cut { size: u16 = 0, header_len: u16 = 16, outer_l4: u16 = 32, inner_l3: u16 = 48 }
 }
 
 const _: () = assert!(size_of::<Frame>() == 32);
@@ -66,16 +94,11 @@ impl Frame {
     ) -> Self {
         Self {
             chunk,
-            page,
             len: u32::try_from(len).expect("a chunk is smaller than 4 GiB"),
             start: u16::try_from(start).expect("headroom is smaller than 64 KiB"),
             flags: if kind == ChunkKind::Large { LARGE } else { 0 },
-            checksum_start: 0,
-            checksum_offset: 0,
-            gso_size: 0,
-            gso_header_len: 0,
-            outer_l4: 0,
-            inner_l3: 0,
+            place: Place::new(page, 0, 0),
+            cut: Cut::new(0, 0, 0, 0),
         }
     }
 
@@ -189,19 +212,19 @@ impl Frame {
     fn shift_offload(&mut self, by: i32) {
         let shift = |value: u16| u16::try_from(i32::from(value) + by).unwrap_or(0);
         if matches!(self.checksum(), Checksum::Partial { .. }) {
-            self.checksum_start = shift(self.checksum_start);
+            self.set_checksum_place(shift(self.place.checksum_start()), self.place.checksum_offset());
         }
         if self.flags & GSO_MASK != 0 {
-            self.gso_header_len = shift(self.gso_header_len);
-            self.outer_l4 = shift(self.outer_l4);
-            self.inner_l3 = shift(self.inner_l3);
+            let cut = self.cut;
+            self.cut =
+                Cut::new(cut.size(), shift(cut.header_len()), shift(cut.outer_l4()), shift(cut.inner_l3()));
         }
     }
 
     /// Returns what is known of the transport checksum.
     pub fn checksum(&self) -> Checksum {
         if self.flags & CHECKSUM_PARTIAL != 0 {
-            Checksum::Partial { start: self.checksum_start, offset: self.checksum_offset }
+            Checksum::Partial { start: self.place.checksum_start(), offset: self.place.checksum_offset() }
         } else if self.flags & CHECKSUM_UNKNOWN != 0 {
             Checksum::Unknown
         } else {
@@ -217,10 +240,13 @@ impl Frame {
             Checksum::Unknown => self.flags |= CHECKSUM_UNKNOWN,
             Checksum::Partial { start, offset } => {
                 self.flags |= CHECKSUM_PARTIAL;
-                self.checksum_start = start;
-                self.checksum_offset = offset;
+                self.set_checksum_place(start, offset);
             }
         }
+    }
+
+    fn set_checksum_place(&mut self, start: u16, offset: u16) {
+        self.place = Place::new(self.place.page(), start, offset);
     }
 
     /// Returns how the frame is to be cut, or `None` for an ordinary packet.
@@ -232,14 +258,14 @@ impl Frame {
             _ => GsoKind::Udp,
         };
         let tunnel = (self.flags & TUNNEL != 0).then_some(Tunnel {
-            outer_l4: self.outer_l4,
-            inner_l3: self.inner_l3,
+            outer_l4: self.cut.outer_l4(),
+            inner_l3: self.cut.inner_l3(),
             outer_checksum: self.flags & TUNNEL_CHECKSUM != 0,
         });
         Some(Gso {
             kind,
-            size: self.gso_size,
-            header_len: self.gso_header_len,
+            size: self.cut.size(),
+            header_len: self.cut.header_len(),
             ecn: self.flags & GSO_ECN != 0,
             tunnel,
         })
@@ -255,15 +281,13 @@ impl Frame {
             GsoKind::Udp => 3,
         };
         self.flags |= kind << GSO_SHIFT;
-        self.gso_size = gso.size;
-        self.gso_header_len = gso.header_len;
         if gso.ecn {
             self.flags |= GSO_ECN;
         }
+        let (outer_l4, inner_l3) = gso.tunnel.map_or((0, 0), |tunnel| (tunnel.outer_l4, tunnel.inner_l3));
+        self.cut = Cut::new(gso.size, gso.header_len, outer_l4, inner_l3);
         if let Some(tunnel) = gso.tunnel {
             self.flags |= TUNNEL;
-            self.outer_l4 = tunnel.outer_l4;
-            self.inner_l3 = tunnel.inner_l3;
             if tunnel.outer_checksum {
                 self.flags |= TUNNEL_CHECKSUM;
             }
@@ -288,7 +312,7 @@ impl Frame {
         if self.flags & GSO_MASK == 0 {
             self.len as usize
         } else {
-            self.len().min(self.gso_size as usize + self.gso_header_len as usize)
+            self.len().min(self.cut.size() as usize + self.cut.header_len() as usize)
         }
     }
 
@@ -300,7 +324,7 @@ impl Frame {
 
     /// Returns the number of the chunk in its area, counted in small chunks.
     pub(crate) fn page(&self) -> u32 {
-        self.page
+        self.place.page()
     }
 
     /// Gives up the chunk without returning it; the caller owns it now.

@@ -15,7 +15,7 @@ use crate::walk::{Answer, Packet};
 
 const IPV6_LEN: usize = 40;
 /// A neighbour advertisement with one link address option (RFC 4861, 4.4).
-const ADVERT_LEN: usize = 32;
+const ADVERT_LEN: u8 = 32;
 /// Where an advertisement to an unspecified asker goes: all nodes (RFC 4861, 7.2.4).
 const ALL_NODES: (MacAddr, Ipv6Addr) =
     (MacAddr([0x33, 0x33, 0, 0, 0, 1]), Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1));
@@ -51,13 +51,13 @@ fn neighbor_advert(frame: &mut Frame, mac: MacAddr, router: bool) -> Option<()> 
     let probing = asker.is_unspecified();
     let (to_mac, to) = if probing { ALL_NODES } else { (packet.source(), asker) };
 
-    let len = at + IPV6_LEN + ADVERT_LEN;
+    let len = at + IPV6_LEN + usize::from(ADVERT_LEN);
     if frame.len() + frame.tailroom() < len {
         return None;
     }
     frame.set_len(len);
     let (ip, icmp) = frame.bytes_mut()[at..].split_at_mut(IPV6_LEN);
-    ip[..8].copy_from_slice(&[0x60, 0, 0, 0, 0, ADVERT_LEN as u8, protocol::ICMPV6, 255]);
+    ip[..8].copy_from_slice(&[0x60, 0, 0, 0, 0, ADVERT_LEN, protocol::ICMPV6, 255]);
     ip[8..24].copy_from_slice(&target.octets());
     ip[24..40].copy_from_slice(&to.octets());
     // Router, solicited, override.
@@ -66,7 +66,7 @@ fn neighbor_advert(frame: &mut Frame, mac: MacAddr, router: bool) -> Option<()> 
     icmp[8..24].copy_from_slice(&target.octets());
     icmp[24..26].copy_from_slice(&[nd_option::TARGET_LINK, 1]);
     icmp[26..32].copy_from_slice(&mac.0);
-    let sum = checksum::pseudo_v6(&target.octets(), &to.octets(), protocol::ICMPV6, ADVERT_LEN as u32);
+    let sum = checksum::pseudo_v6(&target.octets(), &to.octets(), protocol::ICMPV6, u32::from(ADVERT_LEN));
     let sum = sum.bytes(icmp).checksum();
     icmp[2..4].copy_from_slice(&sum.to_be_bytes());
     address(frame, mac, to_mac)

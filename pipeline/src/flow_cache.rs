@@ -2,7 +2,8 @@
 //!
 //! Each worker has its own, so nothing here is shared or locked. On a network that only bridges, the flow is
 //! the pair of stations: the key is input port, VLAN tag and both MACs, 16 bytes, and an entry is 32 bytes, two
-//! to a cache line. A key has one line it can be in; when both places are taken the older entry goes.
+//! to a cache line. A key can be in any of four entries, two neighbouring lines; when all are taken the oldest
+//! goes.
 //!
 //! An entry is good while four things hold, and each is checked at every hit:
 //! * the generation of the network it was decided under is still the same (anything configured),
@@ -21,6 +22,7 @@ use packet::{Instant, PortId, prefetch};
 pub(crate) const GENERATION_MASK: u32 = (1 << 20) - 1;
 /// Bits of a station's slot that an entry keeps.
 pub(crate) const SLOT_BITS: u32 = 22;
+const SLOT_MASK: u32 = (1 << SLOT_BITS) - 1;
 
 /// Coarse time: units of 2^28 ns (0.27 s), wrapping after about 4.9 hours.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,30 +51,46 @@ impl Tick {
 
 /// What identifies a flow: the frame's first 12 bytes (both MACs), the VLAN tag, and the input port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct FlowKey(u128);
+pub(crate) struct FlowKey {
+    /// Destination, and the first two bytes of the source.
+    low: u64,
+    /// The rest of the source, the tag, the port: 16 bits each but for the first.
+    high: u64,
+}
 
 impl FlowKey {
-    /// Makes the key of a frame that begins with `head` (16 bytes: both MACs, type, and what follows it).
-    /// Returns the ethertype behind a tag, too, when there is one, else the ethertype at hand.
+    /// No key: its destination is a group, and no decision is ever found under it.
+    pub(crate) const NONE: FlowKey = FlowKey { low: u64::MAX, high: u64::MAX };
+    /// "A tag", so that one with VLAN 0 differs from none.
+    const TAGGED: u64 = 1 << 47;
+
+    /// Makes the key of a frame that begins with `head`: both MACs, type, and what follows it.
+    /// [`FlowKey::NONE`] when a decision about it cannot be kept: it goes to a group, or is ARP, which has to be read every time.
     #[inline(always)]
     pub(crate) fn new(head: &[u8; 16], from: PortId) -> Self {
-        const MACS: u128 = (1 << 96) - 1;
-        let bits = u128::from_le_bytes(*head);
-        let tag = if head[12..14] == [0x81, 0x00] {
-            // The identifier, and a bit that tells "no tag" from "tag with VLAN 0".
-            (u16::from_be_bytes([head[14], head[15]]) & 0x0fff) | 0x8000
-        } else {
-            0
-        };
-        Self((bits & MACS) | u128::from(tag) << 96 | u128::from(from.0) << 112)
+        const VLAN: u64 = u16::from_le_bytes(0x8100u16.to_be_bytes()) as u64;
+        const ARP: u64 = u16::from_le_bytes(0x0806u16.to_be_bytes()) as u64;
+        let [low, high] = [0, 8].map(|at| {
+            let mut word = [0; 8];
+            word.copy_from_slice(&head[at..at + 8]);
+            u64::from_le_bytes(word)
+        });
+        let kind = high >> 32 & 0xffff;
+        if low & 1 != 0 || kind == ARP {
+            return Self::NONE;
+        }
+        let mut high = high & 0xffff_ffff | u64::from(from.0) << 48;
+        if kind == VLAN {
+            high |= u64::from(u16::from_be_bytes([head[14], head[15]]) & 0x0fff) << 32 | Self::TAGGED;
+        }
+        Self { low, high }
     }
 
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "both halves are used")]
     fn hash(self, seed: [u64; 2]) -> u64 {
         // Folded multiplication, as in foldhash: one multiplication, and a secret seed against made-up keys.
-        let product =
-            u128::from(self.0 as u64 ^ seed[0]).wrapping_mul(u128::from((self.0 >> 64) as u64 ^ seed[1]));
+        let product = u128::from(self.low ^ seed[0]).wrapping_mul(u128::from(self.high ^ seed[1]));
         product as u64 ^ (product >> 64) as u64
     }
 }
@@ -122,96 +140,124 @@ pub struct Transform {
 }
 
 /// One decision: 32 bytes.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 #[repr(C)]
-struct Entry {
+pub(crate) struct Decided {
     key: FlowKey,
     /// Slot of the source (22 bits), slot of the destination (22), generation (20).
     names: u64,
     /// Sum of both stations' versions.
     versions: u32,
-    /// Output port (12 bits), tag action (2), in use (1).
+    /// Output port (12 bits), tag action (2).
     action: u16,
     made: Tick,
 }
 
-const IN_USE: u16 = 1 << 15;
 const ACTION_SHIFT: u32 = 12;
 
-const _: () = assert!(size_of::<Entry>() == 32);
+const _: () = assert!(size_of::<Decided>() == 32);
 
-#[derive(Clone, Copy, Debug, Default)]
-#[repr(C, align(64))]
-struct Line([Entry; 2]);
+/// The entries that a key can be in: two neighbouring cache lines, which the processor likes to fetch together.
+/// A key looks first in the line that is its home, so most look-ups touch one line only.
+const WAYS: usize = 4;
 
-/// A hit that still has to be checked against the stations' versions.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Hit {
-    pub(crate) source: u32,
-    pub(crate) destination: u32,
-    pub(crate) versions: u32,
-    pub(crate) transform: Transform,
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(128))]
+struct Set([Decided; WAYS]);
+
+/// Where a decision is or would be: the set, and the entry in it to look at first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Place {
+    set: u32,
+    home: u8,
+}
+
+impl Decided {
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "bit fields")]
+    pub(crate) fn source(&self) -> u32 {
+        self.names as u32 & SLOT_MASK
+    }
+
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "bit fields")]
+    pub(crate) fn destination(&self) -> u32 {
+        (self.names >> SLOT_BITS) as u32 & SLOT_MASK
+    }
+
+    #[inline(always)]
+    fn generation(&self) -> u32 {
+        (self.names >> (2 * SLOT_BITS)) as u32
+    }
+
+    #[inline(always)]
+    pub(crate) fn versions(&self) -> u32 {
+        self.versions
+    }
+
+    #[inline(always)]
+    pub(crate) fn transform(&self) -> Transform {
+        Transform {
+            to: PortId(self.action & ((1 << ACTION_SHIFT) - 1)),
+            tag: TagAction::from_bits(self.action >> ACTION_SHIFT),
+        }
+    }
+
+    /// No decision: its generation is one that no port has.
+    const EMPTY: Decided = Decided { key: FlowKey::NONE, names: 0, versions: 0, action: 0, made: Tick(0) };
 }
 
 /// One worker's decisions. See the module header.
 #[derive(Debug)]
 pub(crate) struct FlowCache {
-    lines: Box<[Line]>,
-    mask: usize,
+    sets: Box<[Set]>,
+    mask: u32,
     seed: [u64; 2],
 }
 
 impl FlowCache {
     /// Makes a cache for about `flows` decisions (rounded up to a power of two).
     pub(crate) fn new(flows: usize, seed: [u64; 2]) -> Self {
-        let lines = (flows / 2).next_power_of_two().max(1);
-        Self { lines: vec![Line::default(); lines].into_boxed_slice(), mask: lines - 1, seed }
+        let sets = flows.div_ceil(WAYS).next_power_of_two();
+        let mask = u32::try_from(sets - 1).expect("Limits keep flows far below 2^32");
+        Self { sets: vec![Set([Decided::EMPTY; WAYS]); sets].into_boxed_slice(), mask, seed }
     }
 
-    /// Returns where the key's decision would be, and asks the processor for that line.
+    /// Returns the set that the key belongs to, and asks the processor for the line to look in first.
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "masked")]
-    pub(crate) fn locate(&self, key: FlowKey) -> u32 {
-        let line = key.hash(self.seed) as usize & self.mask;
-        prefetch(&self.lines[line]);
-        line as u32
+    pub(crate) fn locate(&self, key: FlowKey) -> Place {
+        let hash = key.hash(self.seed);
+        let set = hash as u32 & self.mask;
+        // The highest bits say which entry is home: its line is the one to fetch.
+        let home = (hash >> 62) as u8;
+        prefetch(&self.sets[set as usize].0[usize::from(home) % WAYS]);
+        Place { set, home }
     }
 
-    /// Returns the decision for `key` at the line that [`FlowCache::locate`] named, when it was made under
-    /// `generation` and is fresh.
+    /// Returns the decision for `key`, when it was made under `generation` and is fresh; `place` is what
+    /// [`FlowCache::locate`] said.
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "bit fields")]
     pub(crate) fn find(
         &self,
-        line: u32,
+        place: Place,
         key: FlowKey,
         generation: u32,
         now: Tick,
         refresh: Tick,
-    ) -> Option<Hit> {
-        let Line([first, second]) = &self.lines[line as usize & self.mask];
-        let entry = if first.key == key {
-            first
-        } else if second.key == key {
-            second
-        } else {
-            return None;
-        };
-        let fresh = entry.made.is_within(now, refresh)
-            && (entry.names >> (2 * SLOT_BITS)) as u32 == generation
-            && entry.action & IN_USE != 0;
-        fresh.then_some(Hit {
-            source: entry.names as u32 & ((1 << SLOT_BITS) - 1),
-            destination: (entry.names >> SLOT_BITS) as u32 & ((1 << SLOT_BITS) - 1),
-            versions: entry.versions,
-            transform: Transform {
-                to: PortId(entry.action & ((1 << ACTION_SHIFT) - 1)),
-                tag: TagAction::from_bits(entry.action >> ACTION_SHIFT),
-            },
-        })
+    ) -> Option<&Decided> {
+        let set = self.sets.get(place.set as usize)?;
+        let home = &set.0[usize::from(place.home) % WAYS];
+        let decided = if home.key == key { home } else { Self::find_elsewhere(set, place.home, key)? };
+        (decided.generation() == generation && decided.made.is_within(now, refresh)).then_some(decided)
     }
 
-    /// Keeps a decision; the older of the two in its line goes when both places are taken.
+    #[inline(never)]
+    fn find_elsewhere(set: &Set, home: u8, key: FlowKey) -> Option<&Decided> {
+        (1..WAYS).map(|step| &set.0[usize::from(home) ^ step]).find(|entry| entry.key == key)
+    }
+
+    /// Keeps a decision. When its set is full, the oldest goes.
     pub(crate) fn insert(
         &mut self,
         key: FlowKey,
@@ -221,30 +267,22 @@ impl FlowCache {
         transform: Transform,
         now: Tick,
     ) {
-        let line = self.locate(key) as usize;
-        let Line([first, second]) = &mut self.lines[line];
-        let age = |entry: &Entry| match entry.action & IN_USE {
-            0 => u16::MAX,
-            _ => now.0.wrapping_sub(entry.made.0),
+        let place = self.locate(key);
+        let (set, home) = (&mut self.sets[place.set as usize].0, usize::from(place.home));
+        let age = |entry: &Decided| {
+            if entry.key == FlowKey::NONE { u16::MAX } else { now.0.wrapping_sub(entry.made.0) }
         };
-        // With equal ages the key decides: always the same place would make two flows that share it with
-        // a third push one another out while the third stays.
-        let place = if first.key == key {
-            first
-        } else if second.key == key {
-            second
-        } else if age(first) > age(second) || (age(first) == age(second) && key.0 >> 40 & 1 == 0) {
-            first
-        } else {
-            second
-        };
-        *place = Entry {
+        // Ways in the order in which `find` looks at them; among the oldest, the first.
+        let ways = (0..WAYS).map(|step| home ^ step);
+        let own = ways.clone().find(|way| set[*way].key == key);
+        let way = own.or_else(|| ways.rev().max_by_key(|way| age(&set[*way]))).unwrap_or(home);
+        set[way] = Decided {
             key,
             names: u64::from(source.slot)
                 | u64::from(destination.slot) << SLOT_BITS
                 | u64::from(generation & GENERATION_MASK) << (2 * SLOT_BITS),
             versions: source.version.wrapping_add(destination.version),
-            action: transform.to.0 | (transform.tag as u16) << ACTION_SHIFT | IN_USE,
+            action: transform.to.0 | (transform.tag as u16) << ACTION_SHIFT,
             made: now,
         };
     }

@@ -40,6 +40,7 @@ pub mod stages {
 }
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use packet::{Batch, Frame, FramePool, Instant, PortId};
 
@@ -54,7 +55,8 @@ pub use snapshot::{
 pub use tables::{Limits, Tables};
 
 use event::Events;
-use flow_cache::{FlowCache, FlowKey, Hit, Tick};
+use flow_cache::{Decided, FlowCache, FlowKey, Place, Tick};
+use snapshot::Ingress;
 use stages::{bridge, guard, learn, loops, output, proxy};
 use walk::{Packet, Step, View, Walk};
 
@@ -84,28 +86,29 @@ pub struct Pipeline {
     snapshot: Arc<Snapshot>,
     worker: usize,
     cache: FlowCache,
-    lookups: Box<[Lookup]>,
+    flows: Box<[Flow]>,
+    /// Runs of frames from one port in the batch, and their lengths.
+    runs: Vec<(PortId, usize)>,
     events: Events,
     drop_log: Option<DropLog>,
 }
 
 /// What is known of a packet between the two passes over a batch.
 #[derive(Clone, Copy, Debug, Default)]
-struct Lookup {
+struct Flow {
+    /// [`FlowKey::NONE`] when a decision about the packet can neither be found nor kept.
     key: FlowKey,
-    hit: Option<Hit>,
-    line: u32,
-    from: PortId,
-    /// The decision may come from the cache and go into it.
-    cached: bool,
+    /// Where to look for the decision.
+    place: Place,
 }
 
 impl Pipeline {
     /// Makes the pipeline of worker number `worker`. Allocates all that it will ever need.
     pub fn new(tables: Arc<Tables>, snapshot: Arc<Snapshot>, worker: usize) -> Self {
         let cache = FlowCache::new(tables.limits().flows, tables.seed());
-        let lookups = vec![Lookup::default(); Batch::CAPACITY].into_boxed_slice();
-        Self { tables, snapshot, worker, cache, lookups, events: Events::new(), drop_log: None }
+        let flows = vec![Flow::default(); Batch::CAPACITY].into_boxed_slice();
+        let runs = Vec::with_capacity(Batch::CAPACITY);
+        Self { tables, snapshot, worker, cache, flows, runs, events: Events::new(), drop_log: None }
     }
 
     /// Takes another version of the configuration, between two turns, and returns the one before, which the
@@ -138,64 +141,95 @@ impl Pipeline {
     /// Decides every packet of the batch and leaves the batch empty: each frame is in a queue of `outputs`, or went
     /// back to `pool` and was counted under a reason.
     pub fn run(&mut self, batch: &mut Batch, outputs: &mut Outputs, pool: &mut FramePool, now: Instant) {
-        let tick = Tick::at(now);
-        self.look_up(batch, tick);
-        let mut hits = 0;
-        for (n, frame) in batch.drain().enumerate() {
-            let lookup = self.lookups[n];
-            match lookup.hit {
-                Some(hit) if self.still_holds(&hit, &frame, lookup.from) => {
-                    hits += 1;
-                    self.send(frame, hit.transform, lookup.from, outputs, pool, now);
+        self.parse(batch);
+        let flows = std::mem::take(&mut self.flows);
+        let runs = std::mem::take(&mut self.runs);
+        let mut rest = batch.drain().zip(&*flows);
+        for (from, count) in &runs {
+            let mut run = rest.by_ref().take(*count);
+            while let Some(Undecided { frame, flow, why }) = self.send_hits(&mut run, *from, outputs, now) {
+                match why {
+                    Why::Unknown => self.miss(frame, flow, *from, outputs, pool, now),
+                    Why::Tag(transform) => self.send(frame, transform, *from, outputs, pool, now),
+                    Why::Full(to) => self.drop_frame(frame, to, DropReason::TxFull, pool, now),
                 }
-                _ => self.miss(frame, &lookup, outputs, pool, now),
             }
         }
-        self.counters().ledger.cache_hits.add(hits);
+        drop(rest);
+        self.flows = flows;
+        self.runs = runs;
     }
 
-    /// Finds the packets' decisions: one pass to hash and prefetch, one to compare, so that the memory works on
-    /// all of them at once.
-    fn look_up(&mut self, batch: &Batch, tick: Tick) {
-        let Self { snapshot, cache, lookups, tables, .. } = self;
-        let counters = tables.counters(self.worker);
-        let mut received = Received::default();
-        for ((frame, from), lookup) in batch.frames().iter().zip(batch.from()).zip(lookups.iter_mut()) {
-            received.count(counters, *from, frame.len());
-            *lookup = Lookup { from: *from, ..Lookup::default() };
-            if let Some(head) = frame.bytes().first_chunk::<16>()
-                && is_cacheable(head)
-            {
-                lookup.key = FlowKey::new(head, *from);
-                lookup.line = cache.locate(lookup.key);
-                lookup.cached = snapshot.ingress(*from).cached;
+    /// First pass: makes the keys, and asks the memory for all cache lines at once. Frames come in runs of one
+    /// port; what depends on the port is done once a run.
+    fn parse(&mut self, batch: &Batch) {
+        let Self { cache, flows, runs, tables, worker, .. } = self;
+        let counters = tables.counters(*worker);
+        runs.clear();
+        let mut rest = batch.frames().iter().zip(flows.iter_mut());
+        for run in batch.from().chunk_by(|a, b| a == b) {
+            let mut bytes = 0;
+            for (frame, flow) in rest.by_ref().take(run.len()) {
+                bytes += frame.len() as u64;
+                let key = frame
+                    .bytes()
+                    .first_chunk::<16>()
+                    .map_or(FlowKey::NONE, |head| FlowKey::new(head, run[0]));
+                *flow = Flow { key, place: cache.locate(key) };
             }
+            runs.push((run[0], run.len()));
+            counters.port(run[0]).rx_frames.add(run.len() as u64);
+            counters.port(run[0]).rx_bytes.add(bytes);
         }
-        received.flush(counters);
         counters.ledger.received.add(batch.len() as u64);
-        for lookup in lookups[..batch.len()].iter_mut().filter(|lookup| lookup.cached) {
-            let ingress = snapshot.ingress(lookup.from);
-            lookup.hit = cache.find(lookup.line, lookup.key, ingress.generation, tick, ingress.refresh);
-            if let Some(hit) = &lookup.hit {
-                packet::prefetch(tables.fdb.version(hit.source));
-                packet::prefetch(tables.fdb.version(hit.destination));
-            }
-        }
     }
 
-    /// Checks what the key of a hit does not hold: both stations are where they were, the source IP address is
-    /// the port's, and the packet fits the output port.
+    /// Second pass, the fast path: finds the decisions of a run, checks what their keys do not hold, and queues the
+    /// frames, up to the first that needs more.
+    fn send_hits<'f>(
+        &self,
+        run: &mut impl Iterator<Item = (Frame, &'f Flow)>,
+        from: PortId,
+        outputs: &mut Outputs,
+        now: Instant,
+    ) -> Option<Undecided<'f>> {
+        let tick = Tick::at(now);
+        let ingress = self.snapshot.ingress(from);
+        let ledger = &self.counters().ledger;
+        let mut hits = 0;
+        let undecided = loop {
+            let Some((frame, flow)) = run.next() else { break None };
+            let decision = self.cache.find(flow.place, flow.key, ingress.generation, tick, ingress.refresh);
+            let Some(decision) = decision.filter(|decision| self.holds(decision, &frame, &ingress, from))
+            else {
+                break Some(Undecided { frame, flow, why: Why::Unknown });
+            };
+            let transform = decision.transform();
+            if transform.tag != TagAction::Keep {
+                ledger.cache_hits.add(1);
+                break Some(Undecided { frame, flow, why: Why::Tag(transform) });
+            }
+            if let Err(frame) = outputs.push(transform.to, frame) {
+                ledger.cache_hits.add(1);
+                break Some(Undecided { frame, flow, why: Why::Full(transform.to) });
+            }
+            hits += 1;
+        };
+        ledger.cache_hits.add(hits);
+        ledger.forwarded.add(hits);
+        undecided
+    }
+
+    /// Checks what the key of a decision does not hold: both stations are where they were, the packet fits the
+    /// output port (a tag counts here: the slow path, which measures exactly, then lets it pass), and the source IP
+    /// address is the port's.
     #[inline(always)]
-    fn still_holds(&self, hit: &Hit, frame: &Frame, from: PortId) -> bool {
-        use std::sync::atomic::Ordering::Acquire;
-        let fdb = &self.tables.fdb;
-        let versions =
-            fdb.version(hit.source).load(Acquire).wrapping_add(fdb.version(hit.destination).load(Acquire));
-        // A tag is not counted: 18 bytes are allowed where 14 would do, and the slow path measures exactly.
-        let fits = frame.wire_len() <= self.snapshot.egress(hit.transform.to).frame_len as usize;
-        versions == hit.versions
-            && fits
-            && (!self.snapshot.ingress(from).guards_ip || self.source_is_allowed(frame, from))
+    fn holds(&self, decision: &Decided, frame: &Frame, ingress: &Ingress, from: PortId) -> bool {
+        let version = |slot| self.tables.fdb.version(slot).load(Ordering::Acquire);
+        let versions = version(decision.source()).wrapping_add(version(decision.destination()));
+        versions == decision.versions()
+            && frame.wire_len() <= self.snapshot.egress(decision.transform().to).frame_len as usize
+            && (!ingress.guards_ip || self.source_is_allowed(frame, from))
     }
 
     fn source_is_allowed(&self, frame: &Frame, from: PortId) -> bool {
@@ -206,7 +240,6 @@ impl Pipeline {
     }
 
     /// Fits the tag and queues the frame.
-    #[inline(always)]
     fn send(
         &mut self,
         mut frame: Frame,
@@ -216,11 +249,9 @@ impl Pipeline {
         pool: &mut FramePool,
         now: Instant,
     ) {
-        if transform.tag != TagAction::Keep {
-            let vlan = self.snapshot.ingress(from).untagged;
-            if tag::apply(&mut frame, transform.tag, vlan).is_none() {
-                return self.drop_frame(frame, from, DropReason::NoMemory, pool, now);
-            }
+        let vlan = self.snapshot.ingress(from).untagged;
+        if tag::apply(&mut frame, transform.tag, vlan).is_none() {
+            return self.drop_frame(frame, from, DropReason::NoMemory, pool, now);
         }
         match outputs.push(transform.to, frame) {
             Ok(()) => self.counters().ledger.forwarded.add(1),
@@ -251,38 +282,18 @@ impl Pipeline {
     }
 }
 
-/// Says whether a decision about such a frame can be kept: it goes to one station, and is not ARP, which has to be
-/// read every time.
-#[inline(always)]
-fn is_cacheable(head: &[u8; 16]) -> bool {
-    head[0] & 1 == 0 && head[12..14] != [0x08, 0x06]
+/// A frame that the fast path leaves to the slow one.
+struct Undecided<'f> {
+    frame: Frame,
+    flow: &'f Flow,
+    why: Why,
 }
 
-/// Adds up what one port received, so that its counters are touched once a run of frames.
-#[derive(Default)]
-struct Received {
-    port: PortId,
-    frames: u64,
-    bytes: u64,
-}
-
-impl Received {
-    #[inline(always)]
-    fn count(&mut self, counters: &tables::Counters, port: PortId, len: usize) {
-        if port != self.port {
-            self.flush(counters);
-            self.port = port;
-        }
-        self.frames += 1;
-        self.bytes += len as u64;
-    }
-
-    fn flush(&mut self, counters: &tables::Counters) {
-        if self.frames > 0 {
-            let port = counters.port(self.port);
-            port.rx_frames.add(self.frames);
-            port.rx_bytes.add(self.bytes);
-            (self.frames, self.bytes) = (0, 0);
-        }
-    }
+enum Why {
+    /// No decision, or one that no longer holds.
+    Unknown,
+    /// It is decided, and its VLAN tag has to change.
+    Tag(Transform),
+    /// The queue of its port is full.
+    Full(PortId),
 }

@@ -17,6 +17,7 @@ pub struct Outputs {
 }
 
 #[derive(Debug)]
+#[repr(align(64))]
 struct Output {
     queue: FrameQueue,
     frames: u64,

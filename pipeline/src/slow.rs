@@ -5,24 +5,24 @@
 
 use packet::{Frame, FramePool, Instant, PortId};
 
-use crate::flow_cache::{StationRef, Tick, Transform};
+use crate::flow_cache::{FlowKey, StationRef, Tick, Transform};
 use crate::stages::{loops::Probe, output};
 use crate::tables::{LearnLimits, Learned, StationKey};
 use crate::walk::{Answer, Decision, Effect, Packet, Shape, Step, View, Walk};
-use crate::{DropReason, Event, Lookup, Outputs, Pipeline, Snapshot, answer, walk_stages};
+use crate::{DropReason, Event, Flow, Outputs, Pipeline, Snapshot, answer, walk_stages};
 
 impl Pipeline {
     /// Decides a packet that the cache knows nothing of.
     pub(crate) fn miss(
         &mut self,
         frame: Frame,
-        lookup: &Lookup,
+        flow: &Flow,
+        from: PortId,
         outputs: &mut Outputs,
         pool: &mut FramePool,
         now: Instant,
     ) {
         self.counters().ledger.cache_misses.add(1);
-        let from = lookup.from;
         match self.decide(&frame, from, now) {
             Err(reason) => {
                 if reason == DropReason::Loop {
@@ -32,8 +32,9 @@ impl Pipeline {
             }
             Ok(walk) => match walk.decision {
                 Decision::Forward { transform, station } => {
-                    if let Some(source) = walk.source.filter(|_| lookup.cached) {
-                        self.keep(lookup, source, station, transform, now);
+                    if let Some(source) = walk.source.filter(|_| flow.key != FlowKey::NONE) {
+                        let generation = self.snapshot.ingress(from).generation;
+                        self.cache.insert(flow.key, generation, source, station, transform, Tick::at(now));
                     }
                     self.send(frame, transform, from, outputs, pool, now);
                 }
@@ -73,18 +74,6 @@ impl Pipeline {
             }
         }
         Ok(walk)
-    }
-
-    fn keep(
-        &mut self,
-        lookup: &Lookup,
-        source: StationRef,
-        station: StationRef,
-        transform: Transform,
-        now: Instant,
-    ) {
-        let generation = self.snapshot.ingress(lookup.from).generation;
-        self.cache.insert(lookup.key, generation, source, station, transform, Tick::at(now));
     }
 
     /// Sends a copy to every other port of the network that carries the VLAN; the last gets the frame itself.

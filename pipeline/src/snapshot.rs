@@ -206,14 +206,13 @@ pub struct Neighbor {
 /// What the packet path reads of the port a frame came in by.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Ingress {
-    /// Generation of the port's network, as a cache entry keeps it: 20 bits.
+    /// Generation of the port's network, as a cache entry keeps it: 20 bits. 0, which no entry has, for a port
+    /// that is down.
     pub(crate) generation: u32,
     /// Cached decisions of the network are good for so long.
     pub(crate) refresh: Tick,
     /// VLAN of untagged frames.
     pub(crate) untagged: VlanId,
-    /// Decisions about frames of this port may be cached.
-    pub(crate) cached: bool,
     /// The source IP address of every packet is checked.
     pub(crate) guards_ip: bool,
 }
@@ -349,7 +348,8 @@ impl SnapshotBuilder {
     /// Raises the generation of a network: decisions made under it are made again at their next packet.
     fn touch(&mut self, id: NetworkId) {
         if let Some(Some(scope)) = self.networks.get_mut(id.index()) {
-            scope.generation = (scope.generation + 1) & crate::flow_cache::GENERATION_MASK;
+            // 0 is no generation: see `Ingress`.
+            scope.generation = ((scope.generation + 1) & crate::flow_cache::GENERATION_MASK).max(1);
         }
     }
 
@@ -371,7 +371,6 @@ impl SnapshotBuilder {
                 generation: scope.generation,
                 refresh: Tick::refresh(scope.info.ageing),
                 untagged: port.vlan.untagged().unwrap_or_default(),
-                cached: true,
                 guards_ip: !port.guard.addresses.is_empty(),
             };
             egress[n] = Egress { frame_len: port.mtu.saturating_add(ETHERNET_LEN) };
