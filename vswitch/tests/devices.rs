@@ -5,10 +5,12 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use packet::MacAddr;
-use vswitch::devices::{Device, Devices, FarEnd, LinkEvent, Namespace, VethSpec};
+use packet::{Area, MacAddr};
+use ports::{Health, Kind, Opened, Port, Spec};
+use vswitch::devices::{Device, Devices, FarEnd, LinkEvent, Namespace, TapSpec, VethSpec};
 
-type Outcome = Result<(), Box<dyn std::error::Error>>;
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+type Outcome = Result<(), Failure>;
 
 /// A switch with its own namespace, and namespaces for its ports. All go when it is dropped.
 struct Lab {
@@ -19,7 +21,7 @@ struct Lab {
 }
 
 impl Lab {
-    fn new(ports: &[&str]) -> Result<Self, Box<dyn std::error::Error>> {
+    fn new(ports: &[&str]) -> Result<Self, Failure> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("t{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let runtime = runtime()?;
@@ -55,6 +57,18 @@ impl Lab {
             far: far(number),
             previous: None,
         }
+    }
+
+    fn tap(&self, port: &str, number: u8) -> TapSpec {
+        TapSpec { port: port.to_owned(), netns: self.space(port), far: far(number), previous: None }
+    }
+
+    fn create_tap(&self, spec: TapSpec) -> Result<(Device, Opened), Failure> {
+        self.runtime.block_on(self.devices.create_tap(spec, |device| {
+            let kind = Kind::Tap { device: device.to_owned(), queues: 1, persist: true };
+            let area = Area::new(64, 1)?;
+            Port::open(Spec { name: "tap".to_owned(), kind }, &area).map_err(Failure::from)
+        }))
     }
 
     /// Runs a command inside the namespace of `port` (or of the switch), and returns what it prints.
@@ -231,6 +245,126 @@ fn a_pair_for_another_place_is_replaced() -> Outcome {
     assert!(!lab.create(wide.clone())?.adopted);
     assert!(lab.inside("switch", "ip -d link show dev web").contains("numtxqueues 2 numrxqueues 2"));
     assert!(lab.create(wide)?.adopted);
+    Ok(())
+}
+
+#[test]
+fn a_tap_is_made_moved_and_removed() -> Outcome {
+    let lab = Lab::new(&["web"])?;
+    let (device, opened) = lab.create_tap(lab.tap("web", 10))?;
+    assert!(!device.adopted && opened.queues.len() == 1);
+    let link = lab.inside("web", "ip -d addr show dev eth0") + &lab.inside("web", "ip route");
+    for word in [
+        "02:00:00:00:00:0a",
+        "mtu 1400",
+        "LOWER_UP",
+        "persist on",
+        "10.1.0.10/24",
+        "fd00:1::10/64",
+        "default via 10.1.0.1",
+    ] {
+        assert!(link.contains(word), "{word} is not in {link}");
+    }
+    assert_eq!(lab.inside("switch", "ip -o link").lines().count(), 1, "something is left at home");
+    assert_eq!(opened.queues[0].health(), Health::Up);
+
+    lab.remove(device.clone())?;
+    assert!(lab.inside("web", "ip link show dev eth0").contains("does not exist"));
+    lab.remove(device)?;
+    Ok(())
+}
+
+#[test]
+fn a_tap_goes_with_its_namespace_though_it_is_open() -> Outcome {
+    let lab = Lab::new(&["web"])?;
+    let (device, mut opened) = lab.create_tap(lab.tap("web", 10))?;
+    let mut pool = packet::FramePool::new(Area::new(64, 1)?);
+    Namespace::remove(&lab.space("web"))?;
+    let start = Instant::now();
+    let port = &mut opened.queues[0];
+    while port.health() != Health::Gone && start.elapsed() < Duration::from_secs(5) {
+        let mut frames = Vec::new();
+        port.receive(&mut pool, 8, |frame| frames.push(frame));
+        frames.into_iter().for_each(|frame| pool.free(frame));
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    eprintln!("told after {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(1));
+    lab.remove(device)?;
+    Ok(())
+}
+
+#[test]
+fn a_tap_is_found_again_after_a_restart() -> Outcome {
+    let lab = Lab::new(&["web"])?;
+    let (first, opened) = lab.create_tap(lab.tap("web", 10))?;
+    lab.inside("web", "ip addr add 10.9.9.9/32 dev eth0");
+    // Without what the carrier and duplicate address detection change in their own time.
+    let look = || {
+        let text = lab.inside("web", "ip -o addr")
+            + &lab.inside("web", "ip route")
+            + &lab.inside("web", "ip -6 route");
+        [" tentative", " linkdown"].iter().fold(text, |text, word| text.replace(word, ""))
+    };
+    let before = look();
+    drop(opened);
+    assert!(lab.inside("web", "ip link show dev eth0").contains("NO-CARRIER"));
+
+    let (second, opened) = lab.create_tap(lab.tap("web", 10))?;
+    assert!(second.adopted);
+    assert_eq!((first.far_index, first.namespace), (second.far_index, second.namespace));
+    assert_eq!(before, look());
+
+    // Opened inside, it holds the namespace; what tells is that nobody else is there.
+    let live = || lab.runtime.block_on(lab.devices.live_namespaces());
+    assert!(live()?.contains(&second.namespace));
+    Namespace::remove(&lab.space("web"))?;
+    assert!(!live()?.contains(&second.namespace));
+    lab.remove(second)?;
+    drop(opened);
+    Ok(())
+}
+
+#[test]
+fn a_tap_of_somebody_else_is_left_alone() -> Outcome {
+    let lab = Lab::new(&["web"])?;
+    lab.inside("web", "ip tuntap add dev eth0 mode tap");
+    let error = lab.create_tap(lab.tap("web", 10)).expect_err("the name is taken").to_string();
+    assert!(error.contains("'eth0' exists already"), "{error}");
+    // Another port's tap, of the same switch, is somebody else's too.
+    let mut spec = lab.tap("web", 10);
+    spec.far.ifname = "eth1".to_owned();
+    let (device, _opened) = lab.create_tap(spec.clone())?;
+    spec.port = "db".to_owned();
+    assert!(lab.create_tap(spec).is_err());
+
+    let mut bad = lab.tap("web", 10);
+    bad.port = "bad".to_owned();
+    bad.far.ifname = "eth2".to_owned();
+    bad.far.routes = vec![("10.9.0.0/16".parse()?, Some("0.0.0.0".parse()?))];
+    assert!(lab.create_tap(bad).is_err());
+    assert!(lab.inside("web", "ip link show dev eth2").contains("does not exist"));
+
+    let left = lab.runtime.block_on(lab.devices.leftovers())?;
+    assert_eq!(left.iter().map(|left| left.link.index).collect::<Vec<_>>(), [device.far_index], "{left:?}");
+    lab.runtime.block_on(lab.devices.remove_all())?;
+    assert!(lab.inside("web", "ip link show dev eth1").contains("does not exist"));
+    assert!(lab.inside("web", "ip link show dev eth0").contains("eth0:"));
+    Ok(())
+}
+
+#[test]
+fn offloads_of_the_far_end_are_read_and_switched() -> Outcome {
+    use ports::ethtool::Offload;
+    let lab = Lab::new(&["web"])?;
+    let device = lab.create(lab.veth("web", 10))?;
+    let offloads = || lab.runtime.block_on(lab.devices.offloads(device.clone()));
+    assert!(offloads()?.contains(&(Offload::TxChecksum, true)));
+    lab.runtime.block_on(lab.devices.set_offload(device.clone(), Offload::TxChecksum, false))?;
+    assert!(offloads()?.contains(&(Offload::TxChecksum, false)));
+    assert!(offloads()?.contains(&(Offload::Tso, false)), "TSO goes with the checksums");
+    Namespace::remove(&lab.space("web"))?;
+    assert!(offloads().is_err());
     Ok(())
 }
 
