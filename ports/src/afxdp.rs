@@ -23,22 +23,28 @@ use std::sync::Arc;
 
 use packet::area::ChunkKind;
 use packet::checksum;
+use packet::pool::SMALL_ROOM;
+use packet::segment::{Finish, segment};
 use packet::{Area, Checksum, Frame, FramePool, FrameQueue};
 
 use crate::{Health, Stats};
 
 mod bpf;
+mod depth;
 mod device;
 mod large;
 mod ledger;
 mod open;
+mod options;
 mod ring;
 mod socket;
 
+use depth::Depth;
 use ledger::{Completed, Ledger, MAX_PIECES, chunk_at};
 use socket::{METADATA_LEN, Socket};
 
 pub use open::open;
+pub use options::{Attach, BusyPoll, CopyMode, Options, Unclaimed};
 
 /// A frame of one descriptor may become this many: what a socket buffer holds (`MAX_SKB_FRAGS`).
 const MAX_FRAGMENTS: usize = 17;
@@ -56,119 +62,6 @@ const PATIENCE: u32 = 1000;
 /// `XDP_TXMD_FLAGS_CHECKSUM`, the first word of `struct xsk_tx_metadata`.
 const METADATA_CHECKSUM: u64 = libc::XDP_TXMD_FLAGS_CHECKSUM as u64;
 
-/// What the XDP program does with frames of a queue that has no socket.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Unclaimed {
-    /// Drops them: nothing of a container's gets past the switch.
-    #[default]
-    Drop,
-    /// Leaves them to the host's stack, for a device that is shared with it.
-    Pass,
-}
-
-/// Where the XDP program runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Attach {
-    /// In the driver where it can, else in the stack.
-    #[default]
-    Auto,
-    /// In the driver, or not at all.
-    Native,
-    /// In the stack: works on any device and is slower.
-    Generic,
-}
-
-/// Who moves the bytes between device and frame.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum CopyMode {
-    /// The device where its driver can, else the kernel.
-    #[default]
-    Auto,
-    /// The kernel, by a copy.
-    Copy,
-    /// The device, or not at all.
-    ZeroCopy,
-}
-
-/// Busy polling of the device by our system calls (`SO_PREFER_BUSY_POLL`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BusyPoll {
-    /// How long a call polls (`SO_BUSY_POLL`).
-    pub microseconds: u32,
-    /// How many packets it takes at most (`SO_BUSY_POLL_BUDGET`).
-    pub budget: u32,
-}
-
-/// How to attach and bind. The default suits a container's veth end.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Where the XDP program runs.
-    pub attach: Attach,
-    /// Who moves the bytes.
-    pub copy: CopyMode,
-    /// What happens to frames of queues that are not opened.
-    pub unclaimed: Unclaimed,
-    /// How many queues to open, from queue 0; all of the device when `None`.
-    pub queues: Option<u32>,
-    /// Slots of the fill, receive and transmit rings; a power of two.
-    pub ring: u32,
-    /// Chunks that wait in the kernel for frames to come, at most `ring`. Also the longest burst that is taken
-    /// while the worker is elsewhere.
-    pub fill: u32,
-    /// Chunks that may be on their way out, at most twice `ring`.
-    pub in_flight: u32,
-    /// Packets the kernel sends in one system call, at most `ring`.
-    pub budget: u32,
-    /// Accept frames of more than a page, where the kernel can (6.6).
-    pub fragments: bool,
-    /// Leave partial checksums to the receiver or its device, where the kernel can (6.8).
-    pub tx_checksum: bool,
-    /// Busy polling; off by default, because on a veth it gains nothing.
-    pub busy_poll: Option<BusyPoll>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            attach: Attach::default(),
-            copy: CopyMode::default(),
-            unclaimed: Unclaimed::default(),
-            queues: None,
-            ring: 1024,
-            fill: 512,
-            in_flight: 1024,
-            budget: 256,
-            fragments: true,
-            tx_checksum: true,
-            busy_poll: None,
-        }
-    }
-}
-
-impl Options {
-    /// Slots of the completion ring: all that may be in flight.
-    fn completion_ring(&self) -> u32 {
-        self.ring * 2
-    }
-
-    fn check(&self) -> io::Result<()> {
-        let complaint = if !self.ring.is_power_of_two() || !(64..=32768).contains(&self.ring) {
-            "the ring size must be a power of two from 64 to 32768"
-        } else if !(1..=self.ring).contains(&self.fill) {
-            "the fill depth must be from 1 to the ring size"
-        } else if !(1..=self.ring * 2).contains(&self.in_flight) {
-            "the chunks in flight must be from 1 to twice the ring size"
-        } else if self.budget == 0 {
-            "the transmit budget must be at least 1"
-        } else if self.queues == Some(0) {
-            "at least one queue must be opened"
-        } else {
-            return Ok(());
-        };
-        Err(io::Error::new(io::ErrorKind::InvalidInput, complaint))
-    }
-}
-
 /// One queue of an AF_XDP port. See the module header.
 ///
 /// Dropping it closes it, too; [`Afxdp::close`] puts the chunks into a pool of the caller's instead of the
@@ -180,10 +73,13 @@ pub struct Afxdp {
     socket: ManuallyDrop<Socket>,
     open: bool,
     ledger: Ledger,
-    /// Chunks in the fill and receive rings.
+    /// Chunks in the fill and receive rings, and how many there should be.
     receiving: u32,
+    depth: Depth,
     /// Chunks in the transmit and completion rings, and on their way between them.
     in_flight: u32,
+    /// Segments of the large frame that was taken last, before they fit into the transmit ring.
+    staged: FrameQueue,
     health: Cell<Health>,
     /// Kicks in a row that failed for no known reason.
     unexplained: u32,
@@ -210,6 +106,9 @@ impl Afxdp {
     pub fn receive(&mut self, pool: &mut FramePool, budget: usize, mut sink: impl FnMut(Frame)) -> usize {
         self.collect(pool);
         let mut waiting = self.socket.rx.refresh();
+        if waiting > 0 {
+            self.depth.note(waiting);
+        }
         let mut count = 0;
         while count < budget && waiting > 0 {
             let first = self.socket.rx.peek(0);
@@ -296,10 +195,10 @@ impl Afxdp {
         Some(frame)
     }
 
-    /// Lends chunks to the fill ring until as many are out as the options say.
+    /// Lends chunks to the fill ring until as many are out as should be.
     #[inline]
     fn refill(&mut self, pool: &mut FramePool) {
-        let wanted = self.settings.options.fill - self.receiving;
+        let wanted = self.depth.get().saturating_sub(self.receiving);
         if wanted < REFILL && self.receiving > REFILL {
             return;
         }
@@ -350,47 +249,80 @@ impl Afxdp {
     #[inline]
     pub fn transmit(&mut self, queue: &mut FrameQueue, pool: &mut FramePool) {
         self.collect(pool);
-        if !queue.is_empty() && self.health.get() != Health::Up {
+        let idle = queue.is_empty() && self.staged.is_empty();
+        if !idle && self.health.get() != Health::Up {
             self.counters.syscalls += 1;
             let result = self.socket.poke();
             self.judge(result);
         }
         if self.health.get() == Health::Up {
-            while let Some(frame) = queue.front() {
-                if !self.has_room(frame) {
-                    break;
+            while let Some((frame, segment)) = self.next(queue) {
+                let len = frame.len() as u64;
+                let sent = if frame.is_gso() { self.cut(frame, pool) } else { self.send(frame, pool) };
+                if !sent {
+                    self.counters.tx_errors += 1;
+                } else if !segment {
+                    self.counters.tx_frames += 1;
+                    self.counters.tx_bytes += len;
                 }
-                let Some(frame) = queue.pop() else { break };
-                self.send(frame, pool);
             }
             self.socket.tx.publish();
         }
         self.kick();
     }
 
-    /// Says whether the frame fits into the transmit ring and under the cap now.
+    /// Takes the next frame to send, when it fits into the transmit ring and under the cap now. Says whether it
+    /// is a segment of a frame that was taken before.
     #[inline]
-    fn has_room(&mut self, frame: &Frame) -> bool {
-        // As many as there can be: a first piece ends with its page in the aligned layout.
-        let room = self.socket.layout.chunk - METADATA_LEN;
+    fn next(&mut self, queue: &mut FrameQueue) -> Option<(Frame, bool)> {
+        // Segments first, else they would be overtaken by a later frame of their flow.
+        let staged = !self.staged.is_empty();
+        let len = if staged { self.staged.front() } else { queue.front() }?.wire_len();
+        // As many pieces as there can be: in the aligned layout a first one ends with its page.
+        let room = SMALL_ROOM - METADATA_LEN;
         #[expect(clippy::cast_possible_truncation, reason = "a frame has at most 68 KiB")]
-        let pieces = if frame.len() <= room { 2 } else { frame.len().div_ceil(room) as u32 + 1 };
-        self.in_flight < self.settings.options.in_flight && self.socket.tx.room(pieces) >= pieces
+        let pieces = if len <= room { 2 } else { len.div_ceil(room) as u32 + 1 };
+        if self.in_flight >= self.settings.options.in_flight || self.socket.tx.room(pieces) < pieces {
+            return None;
+        }
+        let frame = if staged { self.staged.pop() } else { queue.pop() };
+        frame.map(|frame| (frame, staged))
     }
 
-    /// Finishes the frame as far as the device does not, and puts it into the transmit ring.
+    /// Cuts a large frame into segments, which are sent next. False when it cannot be cut.
+    fn cut(&mut self, frame: Frame, pool: &mut FramePool) -> bool {
+        debug_assert!(self.staged.is_empty(), "segments are sent before the next frame is taken");
+        let finish = if self.socket.layout.metadata > 0 { Finish::Later } else { Finish::Now };
+        let staged = &mut self.staged;
+        let result = segment(frame, pool, finish, |segment| {
+            staged.push(segment).expect("the queue takes as many as a frame may become");
+        });
+        self.counters.tx_segmented += u64::from(result.is_ok());
+        result.is_ok()
+    }
+
+    /// Finishes the frame as far as the device does not, and puts it into the transmit ring. False when it
+    /// cannot be sent; its chunk is back in `pool` then.
     #[inline]
-    fn send(&mut self, mut frame: Frame, pool: &mut FramePool) {
-        if frame.is_gso() {
-            return self.refuse(frame, pool);
+    fn send(&mut self, mut frame: Frame, pool: &mut FramePool) -> bool {
+        if frame.len() < MIN_FRAME_LEN {
+            pool.free(frame);
+            return false;
         }
-        let offset = frame.address() - self.area.base().as_ptr() as usize;
-        let first = self.socket.layout.piece(offset, frame.len());
-        if frame.len() < MIN_FRAME_LEN || first == 0 {
-            return self.refuse(frame, pool);
+        let first = self.socket.layout.piece(self.offset_of(&frame), frame.len());
+        let Ok(options) = self.finish(&mut frame, first) else {
+            pool.free(frame);
+            return false;
+        };
+        match self.push(frame, options) {
+            Ok(()) => true,
+            Err(frame) => self.scatter(frame, pool),
         }
-        let Ok(options) = self.finish(&mut frame, first) else { return self.refuse(frame, pool) };
-        self.push(frame, options, pool);
+    }
+
+    #[inline]
+    fn offset_of(&self, frame: &Frame) -> usize {
+        frame.address() - self.area.base().as_ptr() as usize
     }
 
     /// Resolves the checksum and leaves a partial one to the receiver, or completes it. Returns the options of
@@ -414,18 +346,19 @@ impl Afxdp {
         Ok(libc::XDP_TX_METADATA)
     }
 
-    /// Lends a frame's chunk to the transmit ring, in as many descriptors as it takes.
+    /// Lends a frame's chunk to the transmit ring, in as many descriptors as it takes. Gives the frame back when
+    /// the layout does not allow that.
     #[inline]
-    fn push(&mut self, frame: Frame, options: u32, pool: &mut FramePool) {
+    fn push(&mut self, frame: Frame, options: u32) -> Result<(), Frame> {
         let len = frame.len();
-        let start = frame.address() - self.area.base().as_ptr() as usize;
+        let start = self.offset_of(&frame);
         let mut pieces = [0u32; MAX_FRAGMENTS];
         let mut count = 0;
         let mut at = 0;
         while at < len {
             let piece = self.socket.layout.piece(start + at, len - at);
             if piece == 0 || count == MAX_FRAGMENTS || (count == 1 && !self.socket.fragments) {
-                return self.refuse(frame, pool);
+                return Err(frame);
             }
             #[expect(clippy::cast_possible_truncation, reason = "at most a page")]
             let piece32 = piece as u32;
@@ -443,13 +376,31 @@ impl Afxdp {
             self.socket.tx.push(libc::xdp_desc { addr: address, len: *piece, options: first | more });
             address += u64::from(*piece);
         }
-        self.counters.tx_frames += 1;
-        self.counters.tx_bytes += len as u64;
+        Ok(())
     }
 
-    fn refuse(&mut self, frame: Frame, pool: &mut FramePool) {
-        self.counters.tx_errors += 1;
+    /// Sends a copy in small chunks: for frames that have less headroom than transmit metadata needs or that
+    /// continue at the start of a page, in the aligned layout. False when it cannot be sent.
+    fn scatter(&mut self, frame: Frame, pool: &mut FramePool) -> bool {
+        let count = frame.len().div_ceil(SMALL_ROOM);
+        let possible = count <= if self.socket.fragments { MAX_FRAGMENTS } else { 1 };
+        let mut frame = frame;
+        self.counters.tx_checksummed += u64::from(frame.checksum() != Checksum::Complete);
+        if !possible || checksum::complete(&mut frame).is_err() || !pool.reserve(ChunkKind::Small, count) {
+            pool.free(frame);
+            return false;
+        }
+        for (n, bytes) in frame.bytes().chunks(SMALL_ROOM).enumerate() {
+            let part = pool.alloc_from(bytes).expect("as many chunks were reserved");
+            let offset = self.area.lend(part);
+            self.ledger.lend_to_transmit(self.area.chunk_of(offset).1, 1);
+            self.in_flight += 1;
+            let more = if n + 1 < count { libc::XDP_PKT_CONTD } else { 0 };
+            let len = u32::try_from(bytes.len()).expect("less than a page");
+            self.socket.tx.push(libc::xdp_desc { addr: offset as u64, len, options: more });
+        }
         pool.free(frame);
+        true
     }
 
     /// Has the kernel send, as long as anything is left to send: in copy mode it does nothing by itself, and
@@ -495,8 +446,11 @@ impl Afxdp {
         if self.socket.rx.available() > 0 || self.receiving == 0 {
             return true;
         }
-        if self.in_flight == 0 || self.health.get() != Health::Up {
+        if self.health.get() != Health::Up {
             return false;
+        }
+        if self.in_flight == 0 {
+            return !self.staged.is_empty();
         }
         let unsent = self.socket.tx.memory().needs_wakeup() && self.socket.tx.pending() > 0;
         unsent || self.socket.completion.available() > 0
@@ -536,6 +490,9 @@ impl Afxdp {
     fn end(&mut self, pool: &mut FramePool) {
         if !std::mem::replace(&mut self.open, false) {
             return;
+        }
+        while let Some(frame) = self.staged.pop() {
+            pool.free(frame);
         }
         // SAFETY: `open` was true, so the socket is there, and it is false from now on.
         unsafe { ManuallyDrop::drop(&mut self.socket) };

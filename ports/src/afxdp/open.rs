@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use packet::Area;
+use packet::segment::MAX_SEGMENTS;
+use packet::{Area, FrameQueue};
 
 use super::bpf::{Link, Mode, Program};
+use super::depth::Depth;
 use super::device::Device;
 use super::ledger::Ledger;
 use super::socket::{Binding, Socket};
@@ -65,7 +67,9 @@ pub fn open(port: &str, device: &str, options: Options, area: &Arc<Area>) -> Res
             open: true,
             ledger: Ledger::new(area),
             receiving: 0,
+            depth: Depth::new(options.fill, options.fill_limit),
             in_flight: 0,
+            staged: FrameQueue::new(MAX_SEGMENTS),
             health: Cell::new(Health::Up),
             unexplained: 0,
             counters: Stats::default(),

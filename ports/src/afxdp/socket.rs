@@ -110,8 +110,9 @@ impl Socket {
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         let raw = fd.as_raw_fd();
 
-        let layout = register(raw, area, !binding.zero_copy, options.tx_checksum)
-            .map_err(step("register the frame memory"))?;
+        let unaligned = !binding.zero_copy && !options.aligned;
+        let layout =
+            register(raw, area, unaligned, options.tx_checksum).map_err(step("register the frame memory"))?;
         // The completion ring takes all that may be in flight: transmit ring and packets on their way.
         let sizes = [
             (libc::XDP_UMEM_FILL_RING, options.ring),
