@@ -11,97 +11,17 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use packet::{MacAddr, PortId};
+use packet::MacAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::diff::Change;
-use crate::document::{Network, Owner, Poll, Port, PortKind};
+use crate::document::PortKind;
 use crate::values::Netns;
 
-/// The paths of the API. `{name}` is the name of an object, percent-encoded.
-pub mod route {
-    /// GET: [`Status`](super::Status).
-    pub const STATUS: &str = "/v1/status";
-    /// GET: the whole intent, a [`Document`](crate::Document); `?format=toml` for text.
-    pub const CONFIG: &str = "/v1/config";
-    /// POST [`ApplyRequest`](super::ApplyRequest): [`ApplyReply`](super::ApplyReply).
-    pub const APPLY: &str = "/v1/apply";
-    /// POST: keeps the last apply that waits for it; 409 when none waits.
-    pub const CONFIRM: &str = "/v1/confirm";
-    /// GET: list of [`NetworkView`](super::NetworkView). POST [`Network`](crate::Network): the view.
-    pub const NETWORKS: &str = "/v1/networks";
-    /// GET: [`NetworkView`](super::NetworkView). PATCH (fields of [`Network`](crate::Network), null for the
-    /// default): the view. DELETE.
-    pub const NETWORK: &str = "/v1/networks/{name}";
-    /// GET: list of [`PortView`](super::PortView). POST [`Port`](crate::Port): the view.
-    pub const PORTS: &str = "/v1/ports";
-    /// GET: [`PortView`](super::PortView). PATCH (fields of [`Port`](crate::Port), null for the default):
-    /// the view. DELETE.
-    pub const PORT: &str = "/v1/ports/{name}";
-    /// POST [`AttachRequest`](super::AttachRequest): [`PortView`](super::PortView).
-    pub const ATTACH: &str = "/v1/attach";
-    /// DELETE: takes the attached port away.
-    pub const DETACH: &str = "/v1/attach/{name}";
-    /// GET [`FdbQuery`](super::FdbQuery): list of [`FdbView`](super::FdbView). POST
-    /// [`FdbEntry`](crate::FdbEntry): adds a static one. DELETE [`FdbQuery`](super::FdbQuery):
-    /// [`Flushed`](super::Flushed).
-    pub const FDB: &str = "/v1/fdb";
-    /// GET: list of [`Neighbor`](super::Neighbor).
-    pub const NEIGHBORS: &str = "/v1/neighbors";
-    /// GET: [`Drops`](super::Drops).
-    pub const DROPS: &str = "/v1/drops";
-    /// GET: a line of JSON, [`DropRecord`](super::DropRecord), for each dropped frame that is sampled.
-    pub const DROPS_FOLLOW: &str = "/v1/drops/follow";
-    /// GET [`CaptureQuery`](super::CaptureQuery): pcapng until the client closes.
-    pub const CAPTURE: &str = "/v1/capture";
-    /// GET: list of [`WorkerView`](super::WorkerView).
-    pub const WORKERS: &str = "/v1/workers";
-    /// GET: list of [`Check`](super::Check).
-    pub const DOCTOR: &str = "/v1/doctor";
-    /// GET: a line of JSON, [`Event`](super::Event), for each thing that happens.
-    pub const EVENTS: &str = "/v1/events";
-    /// GET [`LogQuery`](super::LogQuery): list of the last [`Event`](super::Event)s, oldest first.
-    pub const LOG: &str = "/v1/log";
-    /// POST [`CleanupRequest`](super::CleanupRequest): [`CleanupReply`](super::CleanupReply).
-    pub const CLEANUP: &str = "/v1/cleanup";
+pub mod route;
+mod view;
 
-    /// Every route with the methods it answers.
-    pub const ALL: [(&str, &[&str]); 20] = [
-        (STATUS, &["get"]),
-        (CONFIG, &["get"]),
-        (APPLY, &["post"]),
-        (CONFIRM, &["post"]),
-        (NETWORKS, &["get", "post"]),
-        (NETWORK, &["get", "patch", "delete"]),
-        (PORTS, &["get", "post"]),
-        (PORT, &["get", "patch", "delete"]),
-        (ATTACH, &["post"]),
-        (DETACH, &["delete"]),
-        (FDB, &["get", "post", "delete"]),
-        (NEIGHBORS, &["get"]),
-        (DROPS, &["get"]),
-        (DROPS_FOLLOW, &["get"]),
-        (CAPTURE, &["get"]),
-        (WORKERS, &["get"]),
-        (DOCTOR, &["get"]),
-        (EVENTS, &["get"]),
-        (LOG, &["get"]),
-        (CLEANUP, &["post"]),
-    ];
-
-    /// Returns `route` with `name` in the place of `{name}`, percent-encoded (RFC 3986, 2.1).
-    pub fn with_name(route: &str, name: &str) -> String {
-        let mut encoded = String::with_capacity(name.len());
-        for byte in name.bytes() {
-            if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-                encoded.push(char::from(byte));
-            } else {
-                encoded.push_str(&format!("%{byte:02X}"));
-            }
-        }
-        route.replace("{name}", &encoded)
-    }
-}
+pub use view::*;
 
 /// Returns `object` with the fields of `patch` in the place of its own (RFC 7396): `null` stands for the
 /// default.
@@ -255,130 +175,6 @@ pub struct ApplyReply {
     pub confirm_deadline: Option<u64>,
 }
 
-/// A network, and what the switch knows about it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NetworkView {
-    /// What is configured.
-    pub config: Network,
-    /// Who made it.
-    pub owner: Owner,
-    /// The switch's own addresses in it.
-    #[serde(default)]
-    pub gateways: Vec<IpAddr>,
-    /// Names of its ports.
-    #[serde(default)]
-    pub ports: Vec<String>,
-    /// Stations known in it.
-    #[serde(default)]
-    pub stations: u32,
-}
-
-/// A port, and what the switch knows about it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct PortView {
-    /// What is configured.
-    pub config: Port,
-    /// Its number in the switch; `None` while it is pending.
-    #[serde(default)]
-    pub id: Option<PortId>,
-    /// Who made it.
-    pub owner: Owner,
-    /// Whether frames move.
-    pub state: PortState,
-    /// Why they do not, when they do not.
-    #[serde(default)]
-    pub reason: Option<String>,
-    /// The kind that was taken, never `auto`.
-    pub kind: PortKind,
-    /// How the device is used: `vnet_hdr,tso4,tso6,uso`.
-    #[serde(default)]
-    pub mode: String,
-    /// Why a better mode was not taken, one sentence each.
-    #[serde(default)]
-    pub notes: Vec<String>,
-    /// Name of our end.
-    #[serde(default)]
-    pub device: String,
-    /// The far end.
-    #[serde(default)]
-    pub peer: String,
-    /// The far end's MAC.
-    #[serde(default)]
-    pub mac: Option<MacAddr>,
-    /// The far end's MTU, in bytes.
-    #[serde(default)]
-    pub mtu: u16,
-    /// The worker of each queue.
-    #[serde(default)]
-    pub workers: Vec<u32>,
-    /// What it has counted.
-    #[serde(default)]
-    pub counters: PortCounters,
-    /// How fast it goes now.
-    #[serde(default)]
-    pub rates: Rates,
-}
-
-/// Whether a port moves frames.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PortState {
-    /// Frames move.
-    Up,
-    /// The device is down.
-    Down,
-    /// The device vanished.
-    Gone,
-    /// Not made yet: something it needs is missing.
-    Pending,
-}
-
-/// What a port has counted since it was opened; frames unless the name says bytes. `rx` is into the switch.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct PortCounters {
-    /// Came in.
-    pub rx_frames: u64,
-    /// Came in, in bytes.
-    pub rx_bytes: u64,
-    /// Came in and could not be accepted.
-    pub rx_errors: u64,
-    /// The kernel dropped them before we could read them.
-    pub rx_kernel_drops: u64,
-    /// No free chunk when one was needed.
-    pub rx_no_memory: u64,
-    /// Went out.
-    pub tx_frames: u64,
-    /// Went out, in bytes.
-    pub tx_bytes: u64,
-    /// Refused by the device.
-    pub tx_errors: u64,
-    /// Large frames cut in software.
-    pub tx_segmented: u64,
-    /// Checksums finished in software.
-    pub tx_checksummed: u64,
-    /// Came in here and were dropped by the pipeline, all reasons together.
-    pub dropped: u64,
-    /// System calls that moved or announced frames.
-    pub syscalls: u64,
-    /// Chunks lent to the kernel right now.
-    pub lent_chunks: u64,
-}
-
-/// Frames and bits a second, over the last second or so.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Rates {
-    /// Frames a second in.
-    pub rx_frames: f64,
-    /// Bits a second in.
-    pub rx_bits: f64,
-    /// Frames a second out.
-    pub tx_frames: f64,
-    /// Bits a second out.
-    pub tx_bits: f64,
-}
-
 /// A running container, process or namespace to attach to a network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -422,137 +218,11 @@ pub struct FdbQuery {
     pub mac: Option<MacAddr>,
 }
 
-/// A station that the switch knows.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FdbView {
-    /// The network.
-    pub network: String,
-    /// The VLAN, 0 for untagged.
-    pub vlan: u16,
-    /// The station.
-    pub mac: MacAddr,
-    /// The port it is behind.
-    pub port: String,
-    /// How it is known.
-    pub kind: FdbKind,
-    /// Seconds since it last sent; 0 when it is not learned.
-    pub age_seconds: u64,
-    /// How often it went from one port to another.
-    pub moves: u32,
-}
-
-/// How a station is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum FdbKind {
-    /// It sent a frame.
-    Learned,
-    /// It was configured.
-    Static,
-    /// It is the far end of a port that we made.
-    Port,
-}
-
 /// How many entries were taken out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flushed {
     /// Entries.
     pub entries: u32,
-}
-
-/// An IP address that the switch answers ARP or ND for, or knows the station of.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Neighbor {
-    /// The network.
-    pub network: String,
-    /// The address.
-    pub address: IpAddr,
-    /// Its station.
-    pub mac: MacAddr,
-    /// The port it is behind; `None` for the switch itself.
-    #[serde(default)]
-    pub port: Option<String>,
-    /// How it is known.
-    pub source: NeighborSource,
-}
-
-/// How a neighbour is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum NeighborSource {
-    /// An address of a port.
-    Port,
-    /// The switch's own address.
-    Gateway,
-    /// It said so by ARP or ND.
-    Learned,
-}
-
-/// Every drop, and whether the books balance.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Drops {
-    /// One a reason and port that has any.
-    pub drops: Vec<DropCount>,
-    /// All frames of the switch.
-    pub ledger: Ledger,
-}
-
-/// Frames dropped for one reason on one port.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DropCount {
-    /// The reason's name.
-    pub reason: String,
-    /// What it means, one sentence.
-    #[serde(default)]
-    pub help: String,
-    /// The port they came in by; `None` when they did not come by a port.
-    #[serde(default)]
-    pub port: Option<String>,
-    /// How many.
-    pub frames: u64,
-}
-
-/// Frames are conserved: received + created = sent + dropped + consumed + queued.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Ledger {
-    /// Came in.
-    pub received: u64,
-    /// Made by the switch: replies and copies.
-    pub created: u64,
-    /// Handed to the kernel.
-    pub sent: u64,
-    /// Dropped, with a reason.
-    pub dropped: u64,
-    /// Ended here on purpose: answered or taken in.
-    pub consumed: u64,
-    /// On their way inside.
-    pub queued: u64,
-}
-
-impl Ledger {
-    /// Says whether every frame is accounted for.
-    pub fn balances(&self) -> bool {
-        self.received.wrapping_add(self.created)
-            == self.sent.wrapping_add(self.dropped).wrapping_add(self.consumed).wrapping_add(self.queued)
-    }
-}
-
-/// A frame that was dropped. Sampled: a flood of drops is not all told.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DropRecord {
-    /// Milliseconds since 1970.
-    pub time_ms: u64,
-    /// The port it came in by.
-    #[serde(default)]
-    pub port: Option<String>,
-    /// The reason's name.
-    pub reason: String,
-    /// Its length, in bytes.
-    pub len: u32,
-    /// Its first bytes, at most 96, in hex.
-    pub head: String,
 }
 
 /// What to capture.
@@ -580,38 +250,6 @@ pub enum Direction {
     /// Either.
     #[default]
     Both,
-}
-
-/// A thread that moves frames.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct WorkerView {
-    /// Its number.
-    pub id: u32,
-    /// The CPU it is pinned to.
-    pub cpu: u32,
-    /// What it does while nothing is to be done.
-    pub poll: Poll,
-    /// Part of the last second that it worked, 0 to 1.
-    pub busy: f64,
-    /// Turns since it started.
-    pub turns: u64,
-    /// Turns that moved no frame.
-    pub idle_turns: u64,
-    /// Times it waited in the kernel.
-    pub waits: u64,
-    /// Turns by frames moved: 1, 2-3, 4-7, ..., 128-255, 256 and more.
-    pub batches: Vec<u64>,
-    /// Names of the ports whose queues it owns.
-    pub ports: Vec<String>,
-    /// How fast it goes now.
-    pub rates: Rates,
-    /// Packets whose flow was in its cache.
-    pub cache_hits: u64,
-    /// Packets that walked the stages.
-    pub cache_misses: u64,
-    /// Entries in its cache.
-    pub cache_entries: u64,
 }
 
 /// Something that the host must have, or had better have.
@@ -672,6 +310,7 @@ pub struct CleanupReply {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Port;
 
     #[test]
     fn a_name_in_a_route_is_percent_encoded() {

@@ -164,6 +164,14 @@ impl Checker<'_> {
         }
     }
 
+    /// Reports a list of more than `most` items, and says whether it is none.
+    fn few<T>(&mut self, at: &At, list: &[T], most: usize) -> bool {
+        if list.len() > most {
+            self.wrong_but(at, format!("{} are too many", list.len()), Some(format!("at most {most}")));
+        }
+        list.len() <= most
+    }
+
     fn vlan(&mut self, at: &At, vlan: Option<u16>) {
         if let Some(vlan) = vlan {
             self.range(at, vlan, 1..=4094);

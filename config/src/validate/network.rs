@@ -13,6 +13,9 @@ pub(super) const IPV4_MTU: u16 = 68;
 /// The smallest MTU of IPv6 (RFC 8200, 5).
 pub(super) const IPV6_MTU: u16 = 1280;
 
+/// Subnets of a network; each pair of them is compared.
+const SUBNETS_MAX: usize = 64;
+
 pub(super) fn check(checker: &mut Checker<'_>) {
     let networks = &checker.document.networks;
     checker.unique("network", networks.iter().map(|network| network.name.as_str()));
@@ -32,6 +35,9 @@ pub(super) fn check(checker: &mut Checker<'_>) {
 }
 
 fn subnets(checker: &mut Checker<'_>, at: &At, network: &Network) {
+    if !checker.few(at, &network.subnets, SUBNETS_MAX) {
+        return;
+    }
     for (index, subnet) in network.subnets.iter().enumerate() {
         let at = at.index(index);
         let longest = if subnet.addr().is_ipv4() { 30 } else { 126 };
@@ -77,7 +83,12 @@ pub(super) fn unusable(address: IpAddr, subnet: &IpNet) -> Option<String> {
 }
 
 fn gateways(checker: &mut Checker<'_>, at: &At, network: &Network) {
-    let Some(gateways) = &network.gateways else { return };
+    let Some(gateways) = network.gateways.as_ref().filter(|_| network.subnets.len() <= SUBNETS_MAX) else {
+        return;
+    };
+    if !checker.few(at, gateways, SUBNETS_MAX) {
+        return;
+    }
     for (index, gateway) in gateways.iter().enumerate() {
         let at = at.index(index);
         let Some(subnet) = network.subnet_of(*gateway) else {

@@ -13,6 +13,10 @@ use crate::values::Netns;
 
 /// Bytes of the longest name of an interface (`IFNAMSIZ` without the final zero, linux/if.h).
 const IFNAME_MAX: usize = 15;
+/// Addresses of a port.
+const ADDRESSES_MAX: usize = 64;
+/// Items of a trunk's list; each pair of them is compared.
+const RANGES_MAX: usize = 256;
 /// The largest MTU that is tried over AF_XDP: three chunks of the area, with room to spare.
 const AFXDP_MTU: u16 = 9216;
 
@@ -57,7 +61,8 @@ fn addresses<'d>(
     taken: &mut Taken<'d>,
 ) {
     let gateways = network.gateway_addresses();
-    for (index, address) in port.addresses.iter().enumerate() {
+    checker.few(&at.key("addresses"), &port.addresses, ADDRESSES_MAX);
+    for (index, address) in port.addresses.iter().take(ADDRESSES_MAX).enumerate() {
         let at = at.key("addresses").index(index);
         let Some(subnet) = network.subnet_of(*address) else {
             let message = format!("{address} is in no subnet of network '{}'", network.name);
@@ -141,6 +146,9 @@ fn vlans(checker: &mut Checker<'_>, at: &At, port: &Port) {
         let allowed = "native together with trunk, or vlan alone".to_owned();
         checker.wrong_but(&at.key("native"), "is given without trunk", Some(allowed));
     }
+    if !checker.few(&at.key("trunk"), &port.trunk, RANGES_MAX) {
+        return;
+    }
     for (index, range) in port.trunk.iter().enumerate() {
         let at = at.key("trunk").index(index);
         if !(1 <= range.first && range.first <= range.last && range.last <= 4094) {
@@ -185,7 +193,9 @@ fn crossed(checker: &mut Checker<'_>) {
                 checker.wrong_but(&At::item("port", index).key("network"), message, Some(allowed));
                 break;
             }
-            others.push((index, &network.name, subnet));
+            if !others.iter().any(|(_, other, net)| *other == network.name && *net == subnet) {
+                others.push((index, &network.name, subnet));
+            }
         }
     }
 }

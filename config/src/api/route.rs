@@ -1,0 +1,84 @@
+//! The paths of the API, with what each method takes and returns. `{name}` is the name of an object,
+//! percent-encoded.
+
+/// GET: [`Status`](super::Status).
+pub const STATUS: &str = "/v1/status";
+/// GET: the whole intent, a [`Document`](crate::Document); `?format=toml` for text.
+pub const CONFIG: &str = "/v1/config";
+/// POST [`ApplyRequest`](super::ApplyRequest): [`ApplyReply`](super::ApplyReply).
+pub const APPLY: &str = "/v1/apply";
+/// POST: keeps the last apply that waits for it; 409 when none waits.
+pub const CONFIRM: &str = "/v1/confirm";
+/// GET: list of [`NetworkView`](super::NetworkView). POST [`Network`](crate::Network): the view.
+pub const NETWORKS: &str = "/v1/networks";
+/// GET: [`NetworkView`](super::NetworkView). PATCH (fields of [`Network`](crate::Network), null for the
+/// default): the view. DELETE.
+pub const NETWORK: &str = "/v1/networks/{name}";
+/// GET: list of [`PortView`](super::PortView). POST [`Port`](crate::Port): the view.
+pub const PORTS: &str = "/v1/ports";
+/// GET: [`PortView`](super::PortView). PATCH (fields of [`Port`](crate::Port), null for the default):
+/// the view. DELETE.
+pub const PORT: &str = "/v1/ports/{name}";
+/// POST [`AttachRequest`](super::AttachRequest): [`PortView`](super::PortView).
+pub const ATTACH: &str = "/v1/attach";
+/// DELETE: takes the attached port away.
+pub const DETACH: &str = "/v1/attach/{name}";
+/// GET [`FdbQuery`](super::FdbQuery): list of [`FdbView`](super::FdbView). POST
+/// [`FdbEntry`](crate::FdbEntry): adds a static one. DELETE [`FdbQuery`](super::FdbQuery):
+/// [`Flushed`](super::Flushed).
+pub const FDB: &str = "/v1/fdb";
+/// GET: list of [`Neighbor`](super::Neighbor).
+pub const NEIGHBORS: &str = "/v1/neighbors";
+/// GET: [`Drops`](super::Drops).
+pub const DROPS: &str = "/v1/drops";
+/// GET: a line of JSON, [`DropRecord`](super::DropRecord), for each dropped frame that is sampled.
+pub const DROPS_FOLLOW: &str = "/v1/drops/follow";
+/// GET [`CaptureQuery`](super::CaptureQuery): pcapng until the client closes.
+pub const CAPTURE: &str = "/v1/capture";
+/// GET: list of [`WorkerView`](super::WorkerView).
+pub const WORKERS: &str = "/v1/workers";
+/// GET: list of [`Check`](super::Check).
+pub const DOCTOR: &str = "/v1/doctor";
+/// GET: a line of JSON, [`Event`](super::Event), for each thing that happens.
+pub const EVENTS: &str = "/v1/events";
+/// GET [`LogQuery`](super::LogQuery): list of the last [`Event`](super::Event)s, oldest first.
+pub const LOG: &str = "/v1/log";
+/// POST [`CleanupRequest`](super::CleanupRequest): [`CleanupReply`](super::CleanupReply).
+pub const CLEANUP: &str = "/v1/cleanup";
+
+/// Every route with the methods it answers.
+pub const ALL: [(&str, &[&str]); 20] = [
+    (STATUS, &["get"]),
+    (CONFIG, &["get"]),
+    (APPLY, &["post"]),
+    (CONFIRM, &["post"]),
+    (NETWORKS, &["get", "post"]),
+    (NETWORK, &["get", "patch", "delete"]),
+    (PORTS, &["get", "post"]),
+    (PORT, &["get", "patch", "delete"]),
+    (ATTACH, &["post"]),
+    (DETACH, &["delete"]),
+    (FDB, &["get", "post", "delete"]),
+    (NEIGHBORS, &["get"]),
+    (DROPS, &["get"]),
+    (DROPS_FOLLOW, &["get"]),
+    (CAPTURE, &["get"]),
+    (WORKERS, &["get"]),
+    (DOCTOR, &["get"]),
+    (EVENTS, &["get"]),
+    (LOG, &["get"]),
+    (CLEANUP, &["post"]),
+];
+
+/// Returns `route` with `name` in the place of `{name}`, percent-encoded (RFC 3986, 2.1).
+pub fn with_name(route: &str, name: &str) -> String {
+    let mut encoded = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    route.replace("{name}", &encoded)
+}
