@@ -36,6 +36,8 @@ pub(crate) enum Subject {
     Ovs(Ends),
     /// A loop that only copies.
     Bare(Ends),
+    /// The same loop over the switch's ports: what they cost, without worker and pipeline.
+    Ports(Ends),
     /// This switch, spinning.
     Vswitch(Ends),
     /// This switch as it comes: veth ports, adaptive polling.
@@ -43,16 +45,19 @@ pub(crate) enum Subject {
 }
 
 impl Subject {
-    pub(crate) const ALL: [Subject; 10] = [
+    pub(crate) const ALL: [Subject; 13] = [
         Self::Bridge,
         Self::Ovs(Ends::Veth),
         Self::Ovs(Ends::Afxdp),
         Self::Bare(Ends::Veth),
+        Self::Ports(Ends::Veth),
         Self::Vswitch(Ends::Veth),
         Self::VswitchDefault,
         Self::Bare(Ends::Tap),
+        Self::Ports(Ends::Tap),
         Self::Vswitch(Ends::Tap),
         Self::Bare(Ends::Afxdp),
+        Self::Ports(Ends::Afxdp),
         Self::Vswitch(Ends::Afxdp),
     ];
 
@@ -64,6 +69,9 @@ impl Subject {
             Self::Bare(Ends::Veth) => "bare-veth",
             Self::Bare(Ends::Tap) => "bare-tap",
             Self::Bare(Ends::Afxdp) => "bare-afxdp",
+            Self::Ports(Ends::Veth) => "ports-veth",
+            Self::Ports(Ends::Tap) => "ports-tap",
+            Self::Ports(Ends::Afxdp) => "ports-afxdp",
             Self::Vswitch(Ends::Veth) => "vswitch-veth",
             Self::Vswitch(Ends::Tap) => "vswitch-tap",
             Self::Vswitch(Ends::Afxdp) => "vswitch-afxdp",
@@ -79,6 +87,9 @@ impl Subject {
             Self::Bare(Ends::Veth) => "bare copy loop, AF_PACKET",
             Self::Bare(Ends::Tap) => "bare copy loop, tap",
             Self::Bare(Ends::Afxdp) => "bare loop, two AF_XDP sockets (tx sum off)",
+            Self::Ports(Ends::Veth) => "vswitch's ports alone, veth",
+            Self::Ports(Ends::Tap) => "vswitch's ports alone, tap",
+            Self::Ports(Ends::Afxdp) => "vswitch's ports alone, afxdp (offloads on)",
             Self::Vswitch(Ends::Veth) => "vswitch, veth",
             Self::Vswitch(Ends::Tap) => "vswitch, tap",
             Self::Vswitch(Ends::Afxdp) => "vswitch, afxdp (offloads on)",
@@ -93,7 +104,7 @@ impl Subject {
     /// The bare loop over the same kind of port.
     pub(crate) fn bare(self) -> Option<Subject> {
         match self {
-            Self::Vswitch(ends) | Self::Ovs(ends) => Some(Self::Bare(ends)),
+            Self::Vswitch(ends) | Self::Ports(ends) | Self::Ovs(ends) => Some(Self::Bare(ends)),
             Self::VswitchDefault => Some(Self::Bare(Ends::Veth)),
             Self::Bridge | Self::Bare(_) => None,
         }
@@ -102,8 +113,11 @@ impl Subject {
     /// Open vSwitch in the mode that this is to be compared with.
     pub(crate) fn ovs(self) -> Option<Subject> {
         match self {
-            Self::Vswitch(Ends::Afxdp) | Self::Bare(Ends::Afxdp) => Some(Self::Ovs(Ends::Afxdp)),
-            Self::Vswitch(_) | Self::VswitchDefault | Self::Bare(_) => Some(Self::Ovs(Ends::Veth)),
+            Self::Vswitch(ends) | Self::Ports(ends) | Self::Bare(ends) => Some(Self::Ovs(match ends {
+                Ends::Afxdp => Ends::Afxdp,
+                Ends::Veth | Ends::Tap => Ends::Veth,
+            })),
+            Self::VswitchDefault => Some(Self::Ovs(Ends::Veth)),
             Self::Bridge | Self::Ovs(_) => None,
         }
     }
@@ -114,7 +128,8 @@ impl Subject {
         match self {
             Self::Bridge => bridge(&lab)?,
             Self::Ovs(ends) => ovs(&mut lab, setting, ends)?,
-            Self::Bare(ends) => bare(&mut lab, setting, ends)?,
+            Self::Bare(ends) => copy_loop(&mut lab, setting, ends, false)?,
+            Self::Ports(ends) => copy_loop(&mut lab, setting, ends, true)?,
             Self::Vswitch(ends) => vswitch(&mut lab, setting, ends.name(), "busy", 0).map(drop)?,
             Self::VswitchDefault => vswitch(&mut lab, setting, "auto", "adaptive", 0).map(drop)?,
         }
@@ -180,17 +195,21 @@ fn ovs(lab: &mut Lab, setting: &Setting, ends: Ends) -> Result<()> {
     Ok(())
 }
 
-fn bare(lab: &mut Lab, setting: &Setting, ends: Ends) -> Result<()> {
+/// A loop of `vspktgen`, bare or over the switch's ports.
+fn copy_loop(lab: &mut Lab, setting: &Setting, ends: Ends, ports: bool) -> Result<()> {
     if ends != Ends::Tap {
         lab.add_veths()?;
     }
-    if ends == Ends::Afxdp {
+    if ends == Ends::Afxdp && !ports {
         lab.offload_off("tx")?;
     }
     let kind = ends.name();
     let program = setting.programs.join("vspktgen");
     let mut command = Lab::command(&lab.host, Some(setting.switch_cpu), program);
     command.args(["loop", "--wait", "busy", &format!("{kind}:p0"), &format!("{kind}:p1")]);
+    if ports {
+        command.arg("--ports");
+    }
     lab.spawn(command, "loop.log")?;
     if ends == Ends::Tap {
         for (n, end) in lab.ends.iter().enumerate() {

@@ -1,16 +1,22 @@
 //! `vspktgen loop`: the bare forwarding loops of [`ports::bare`] over two devices of one kind.
+//!
+//! With `--ports` the same loop runs over the switch's ports instead, of any two kinds, and without a pipeline
+//! between them: what a port costs is its distance to the bare loop, what the pipeline and the worker cost is
+//! the switch's distance to this one.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
+use packet::FramePool;
 use ports::bare::{self, Totals};
 use serde::Serialize;
 
-use crate::device::Name;
+use crate::device::{Device, Name, area};
 use crate::report::Volume;
-use crate::stop::{STOP, seconds, stop_after};
+use crate::stop::{STOP, seconds, stop_after, stopped};
 
 /// What to do when no frame waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -31,6 +37,9 @@ pub(crate) struct Options {
     /// What to do when no frame waits.
     #[arg(long, value_enum, default_value = "poll")]
     wait: Wait,
+    /// Run over the switch's ports, not barely.
+    #[arg(long)]
+    ports: bool,
     /// Stop after this many seconds.
     #[arg(long, value_parser = seconds)]
     duration: Option<Duration>,
@@ -61,7 +70,7 @@ impl fmt::Display for Report {
 /// Runs the command.
 pub(crate) fn run(options: &Options) -> Result<Report> {
     let (first, second) = (&options.first, &options.second);
-    if first.kind != second.kind {
+    if first.kind != second.kind && !options.ports {
         bail!("a bare loop is between two devices of one kind, not {} and {}", first.kind, second.kind);
     }
     if first.device == second.device {
@@ -73,6 +82,7 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
     stop_after(options.duration);
     let start = Instant::now();
     let result = match first.kind.as_str() {
+        _ if options.ports => return through_ports(options),
         "veth" | "packet" => bare::packet::forward(devices, wait, &STOP, &mut totals),
         "tap" => bare::tap::forward(devices, wait, &STOP, &mut totals, || ()),
         "afxdp" => bare::xdp::forward(devices, wait, &STOP, &mut totals),
@@ -85,5 +95,36 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
         refused: totals.refused,
         busy_turns: totals.busy_turns,
         idle_turns: totals.idle_turns,
+    })
+}
+
+/// The loop over ports: what one has received, the other transmits.
+fn through_ports(options: &Options) -> Result<Report> {
+    let area = area()?;
+    let mut pool = FramePool::new(Arc::clone(&area));
+    let mut a = Device::open_in(&area, &options.first, true)?;
+    let mut b = Device::open_in(&area, &options.second, true)?;
+    let (mut frames, mut busy_turns, mut idle_turns) = (0, 0, 0);
+    let start = Instant::now();
+    while !stopped() {
+        let moved = a.forward_to(&mut b, &mut pool)? + b.forward_to(&mut a, &mut pool)?;
+        frames += moved as u64;
+        if moved > 0 {
+            busy_turns += 1;
+            continue;
+        }
+        idle_turns += 1;
+        if options.wait == Wait::Poll {
+            Device::wait_for_either(&a, &b, 100)?;
+        }
+    }
+    let time = start.elapsed();
+    let (stats_a, stats_b) = (a.stats(), b.stats());
+    Ok(Report {
+        kind: format!("{} to {} as ports", options.first.kind, options.second.kind),
+        forwarded: Volume::new(frames, stats_a.tx_bytes + stats_b.tx_bytes, time),
+        refused: stats_a.tx_errors + stats_b.tx_errors,
+        busy_turns,
+        idle_turns,
     })
 }

@@ -1,6 +1,7 @@
 //! A device to send to and receive from: any kind of port, or a plain packet socket.
 
 use std::str::FromStr;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use packet::{Area, Frame, FramePool, FrameQueue, MacAddr};
@@ -69,13 +70,17 @@ pub(crate) struct Ports {
 impl Device {
     /// Opens the device, for writing into a capture when it is one and `write` is set.
     pub(crate) fn open(name: &Name, write: bool) -> Result<Self> {
+        Self::open_in(&area()?, name, write)
+    }
+
+    /// Opens the device with frames in `area`.
+    pub(crate) fn open_in(area: &Arc<Area>, name: &Name, write: bool) -> Result<Self> {
         if name.kind == "packet" {
             let socket = bare::packet::Socket::open(&name.device, false)
                 .with_context(|| format!("cannot open a packet socket on '{}'", name.device))?;
             let packets = || Packets::new(BATCH, ROOM);
             return Ok(Self::Packet { socket, out: packets(), into: packets() });
         }
-        let area = Area::new(SMALL_CHUNKS, LARGE_CHUNKS).context("cannot map memory for frames")?;
         let device = name.device.clone();
         let mut peer = None;
         let kind = match name.kind.as_str() {
@@ -91,13 +96,13 @@ impl Device {
             "pcap" => Kind::Pcap { input: Some(device.into()), output: None },
             other => bail!("'{other}' is no kind of device"),
         };
-        let opened = Port::open(Spec { name: name.to_string(), kind }, &area)?;
+        let opened = Port::open(Spec { name: name.to_string(), kind }, area)?;
         for note in &opened.notes {
             eprintln!("vspktgen: {name}: {note}");
         }
         Ok(Self::Port(Ports {
             queues: opened.queues,
-            pool: FramePool::new(area),
+            pool: FramePool::new(Arc::clone(area)),
             out: FrameQueue::new(2 * BATCH),
             into: Vec::with_capacity(BATCH),
             peer,
@@ -191,14 +196,60 @@ impl Device {
 
     /// Waits until the device may have frames, at most `millis`.
     pub(crate) fn wait(&self, millis: i32) -> Result<()> {
-        let fds: Vec<_> = match self {
-            Self::Packet { socket, .. } => vec![socket.raw()],
-            Self::Port(ports) => ports.queues.iter().filter_map(Port::fd).collect(),
-        };
+        let fds = self.fds();
         if fds.is_empty() {
             return Ok(());
         }
         bare::readable(&fds, millis).context("cannot wait for the device").map(drop)
+    }
+
+    /// Moves what waits here to `other` and sends it there. Both must be ports in the area of `pool`.
+    pub(crate) fn forward_to(&mut self, other: &mut Self, pool: &mut FramePool) -> Result<usize> {
+        let (Self::Port(from), Self::Port(to)) = (self, other) else {
+            bail!("a plain packet socket is no port: veth is");
+        };
+        let mut count = 0;
+        for port in &mut from.queues {
+            let room = to.out.room().min(BATCH);
+            let out = &mut to.out;
+            count += port.receive(pool, room, |frame| {
+                out.push(frame).expect("room was asked for");
+            });
+            if port.health() == ports::Health::Gone {
+                bail!("the device is gone");
+            }
+        }
+        if !to.out.is_empty() || to.queues[0].wants_turn() {
+            to.queues[0].transmit(&mut to.out, pool);
+        }
+        Ok(count)
+    }
+
+    /// Waits until one of two ports may have frames, at most `millis`.
+    pub(crate) fn wait_for_either(one: &Self, other: &Self, millis: i32) -> Result<()> {
+        let fds: Vec<_> = [one, other].iter().flat_map(|device| device.fds()).collect();
+        bare::readable(&fds, millis).context("cannot wait for the devices").map(drop)
+    }
+
+    fn fds(&self) -> Vec<i32> {
+        match self {
+            Self::Packet { socket, .. } => vec![socket.raw()],
+            Self::Port(ports) => ports.queues.iter().filter_map(Port::fd).collect(),
+        }
+    }
+
+    /// Returns what the port has counted, all queues together as far as it is asked for here.
+    pub(crate) fn stats(&self) -> ports::Stats {
+        match self {
+            Self::Packet { .. } => ports::Stats::default(),
+            Self::Port(ports) => {
+                ports.queues.iter().map(Port::stats).fold(ports::Stats::default(), |mut sum, stats| {
+                    sum.tx_bytes += stats.tx_bytes;
+                    sum.tx_errors += stats.tx_errors;
+                    sum
+                })
+            }
+        }
     }
 
     /// Returns how many frames the kernel dropped before they were read, since the last call.
@@ -219,6 +270,11 @@ impl Drop for Ports {
             port.close(&mut self.pool);
         }
     }
+}
+
+/// Maps memory for frames.
+pub(crate) fn area() -> Result<Arc<Area>> {
+    Area::new(SMALL_CHUNKS, LARGE_CHUNKS).context("cannot map memory for frames")
 }
 
 /// Returns the device's own MAC address, when it is a network device that has one.
