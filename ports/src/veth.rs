@@ -73,7 +73,8 @@ pub fn open(port: &str, device: &str) -> Result<Opened, Error> {
     option(libc::PACKET_VNET_HDR, 1, "PACKET_VNET_HDR")?;
     option(libc::PACKET_AUXDATA, 1, "PACKET_AUXDATA")?;
     option(libc::PACKET_IGNORE_OUTGOING, 1, "PACKET_IGNORE_OUTGOING")?;
-    option(libc::PACKET_QDISC_BYPASS, 1, "PACKET_QDISC_BYPASS")?;
+    // Not PACKET_QDISC_BYPASS: the kernel then drops what it would have to cut for a device whose offloads are
+    // off (`__dev_direct_xmit`), and a veth end has no queueing discipline to go around.
     for (forced, plain, bytes) in [
         (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, RECEIVE_BUFFER),
         (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, SEND_BUFFER),
@@ -286,7 +287,7 @@ impl Device {
                 // None of them can leave, and they would be stale when the device comes back.
                 queue.len()
             }
-            // ENOBUFS: the kernel took the frame and dropped it (no carrier, or the queue of the device is full).
+            // ENOBUFS: the kernel took the frame and dropped it (no carrier, or the device's queue is full).
             // Anything else is about this frame: longer than the MTU, shorter than an Ethernet header.
             _ => 1,
         };
