@@ -194,8 +194,10 @@ impl Veth {
         self.device.health.get()
     }
 
-    /// See [`Port::stats`].
+    /// See [`Port::stats`]. Looks at the device, too: without a carrier (the far end is down) the kernel takes
+    /// frames and drops them, and no call that moves frames ever says so.
     pub fn stats(&self) -> Stats {
+        self.device.health.set(self.device.look());
         Stats { rx_kernel_drops: self.device.kernel_drops(), ..self.device.stats }
     }
 

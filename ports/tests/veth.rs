@@ -118,6 +118,7 @@ fn health_follows_the_device() {
     lab.ends[0].ip("link set eth0 down");
     eventually("no carrier", || {
         send(&mut port, &mut pool);
+        port.stats();
         port.health() == Health::Down
     });
     lab.ends[0].ip("link set eth0 up");
