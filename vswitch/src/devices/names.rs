@@ -16,6 +16,8 @@ pub fn check_ifname(ifname: &str) -> Result<(), Error> {
         "it is longer than 15 bytes"
     } else if ifname == "." || ifname == ".." {
         "it is a directory's name"
+    } else if ifname == "all" || ifname == "default" {
+        "/proc/sys/net has another meaning for it"
     } else if ifname.chars().any(|c| c == '/' || c == ':' || c == '%' || c.is_whitespace() || c.is_control())
     {
         "'/', ':', '%' and white space are not allowed"
@@ -78,7 +80,9 @@ mod tests {
 
     #[test]
     fn names_that_the_kernel_refuses_are_refused() {
-        for name in ["", ".", "..", "sixteen--letters", "a b", "a/b", "a:b", "eth%d", "a\nb"] {
+        for name in
+            ["", ".", "..", "all", "default", "sixteen--letters", "a b", "a/b", "a:b", "eth%d", "a\nb"]
+        {
             assert!(check_ifname(name).is_err(), "{name:?}");
         }
         for name in ["eth0", "p~abc", "veth.10", "é"] {

@@ -109,6 +109,9 @@ impl Namespace {
     /// # Errors
     /// Names the operation that was refused.
     pub fn open_or_create(name: &str) -> Result<Self, Error> {
+        if name.is_empty() || name.contains('/') || name == "." || name == ".." {
+            return Err(Error::kernel(format!("create network namespace '{name}'"), Errno::EINVAL));
+        }
         let _lock = prepare_directory()?;
         let path = Path::new(NETNS_DIR).join(name);
         match Self::resolve(name) {

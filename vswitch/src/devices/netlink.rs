@@ -19,6 +19,8 @@ use rtnetlink::sys::{Socket, protocols::NETLINK_ROUTE};
 
 /// Room for the largest datagram of a dump (the kernel uses up to 32 KiB).
 const BUFFER_LEN: usize = 64 * 1024;
+/// Length of `struct nlmsghdr`.
+const HEADER_LEN: usize = 16;
 
 /// The kernel's answer to a request that it did not carry out.
 #[derive(Clone, Debug)]
@@ -129,17 +131,25 @@ impl Netlink {
     }
 }
 
+/// Cuts `datagram` into its messages, header included.
+pub(super) fn messages(datagram: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = datagram;
+    std::iter::from_fn(move || {
+        let len = (u32::from_ne_bytes(*rest.first_chunk()?) as usize).max(HEADER_LEN);
+        let message = rest.get(..len)?;
+        // Messages are aligned to four bytes; the last may lack its padding.
+        rest = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
+        Some(message)
+    })
+}
+
 /// Appends the answers in `datagram` to `answers`, and returns whether the last one has come.
 fn parse(datagram: &[u8], sequence: u32, answers: &mut Vec<RouteNetlinkMessage>) -> Result<bool, Refusal> {
-    let mut rest = datagram;
-    while rest.len() >= 16 {
-        let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(|error| Refusal {
-            errno: libc::EPROTO,
-            detail: Some(format!("an answer that cannot be read: {error}")),
-        })?;
-        // Messages are aligned to four bytes; the last may lack its padding.
-        let len = (message.header.length as usize).next_multiple_of(4).clamp(16, rest.len());
-        rest = &rest[len..];
+    for message in messages(datagram) {
+        let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(message) else {
+            // An object of another owner with attributes that the library does not know: none that we look for.
+            continue;
+        };
         if message.header.sequence_number != sequence {
             continue;
         }
@@ -163,9 +173,40 @@ fn parse(datagram: &[u8], sequence: u32, answers: &mut Vec<RouteNetlinkMessage>)
 /// Finds NLMSGERR_ATTR_MSG behind the request's header in an acknowledgement.
 fn explanation(acknowledgement: &[u8]) -> Option<String> {
     const NLMSGERR_ATTR_MSG: u16 = 1;
-    let attributes = acknowledgement.get(16..)?;
+    let attributes = acknowledgement.get(HEADER_LEN..)?;
     let found = NlasIterator::new(attributes).flatten().find(|nla| nla.kind() == NLMSGERR_ATTR_MSG)?;
     let text = found.value();
     let text = text.strip_suffix(&[0]).unwrap_or(text);
     Some(String::from_utf8_lossy(text).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn datagrams_are_cut_at_the_length_of_each_message() {
+        let message = |len: u32, room: usize| {
+            let mut bytes = vec![0; room];
+            bytes[..4].copy_from_slice(&len.to_ne_bytes());
+            bytes
+        };
+        let datagram = [message(18, 20), message(16, 16), message(21, 21)].concat();
+        assert_eq!(messages(&datagram).map(<[u8]>::len).collect::<Vec<_>>(), [18, 16, 21]);
+        for cut in 0..datagram.len() {
+            assert!(messages(&datagram[..cut]).all(|message| message.len() >= HEADER_LEN));
+        }
+        // A length that cannot be ends the list: nothing is read twice or beyond the end.
+        assert_eq!(messages(&message(0, 32)).count(), 2);
+        assert_eq!(messages(&message(u32::MAX, 32)).count(), 0);
+    }
+
+    #[test]
+    fn the_kernel_explains_its_refusals() {
+        let header = [0; HEADER_LEN];
+        let attribute = [&[13, 0, 1, 0][..], b"no reason\0", &[0; 3]].concat();
+        assert_eq!(explanation(&[&header[..], &attribute].concat()).as_deref(), Some("no reason"));
+        assert_eq!(explanation(&header), None);
+        assert_eq!(explanation(&[]), None);
+    }
 }

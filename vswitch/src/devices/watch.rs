@@ -12,15 +12,16 @@ use std::io;
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+use nix::sys::socket::{setsockopt, sockopt};
 use rtnetlink::sys::{AsyncSocket, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE};
 use tokio::runtime::Handle;
 
-use super::{Error, Link};
+use super::{Error, Link, netlink};
 
 /// RTMGRP_LINK (linux/rtnetlink.h).
 const LINK_GROUP: u32 = 1;
 /// Room in the kernel for the news of some thousand links that change at once.
-const RECEIVE_BUFFER: u32 = 8 << 20;
+const RECEIVE_BUFFER: usize = 8 << 20;
 
 /// What happened to a link.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,7 +53,8 @@ impl Watch {
         let open = || {
             let _context = runtime.enter();
             let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
-            socket.socket_ref().set_rx_buf_sz(RECEIVE_BUFFER)?;
+            // Beyond net.core.rmem_max where we may; a smaller buffer only means "lost" sooner.
+            let _ = setsockopt(socket.socket_ref(), sockopt::RcvBufForce, &RECEIVE_BUFFER);
             socket.socket_mut().bind(&SocketAddr::new(0, LINK_GROUP))?;
             Ok(socket)
         };
@@ -81,15 +83,12 @@ impl Watch {
 }
 
 fn collect(datagram: &[u8], events: &mut VecDeque<LinkEvent>) {
-    let mut rest = datagram;
-    while rest.len() >= 16 {
-        let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest) else {
+    for message in netlink::messages(datagram) {
+        let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(message) else {
             // Better to look once too often than to miss something.
             events.push_back(LinkEvent::Lost);
-            return;
+            continue;
         };
-        let len = (message.header.length as usize).next_multiple_of(4).clamp(16, rest.len());
-        rest = &rest[len..];
         match message.payload {
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
                 events.push_back(LinkEvent::Changed(Link::from_message(&link)));
