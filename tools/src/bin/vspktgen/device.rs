@@ -142,7 +142,10 @@ impl Device {
             Self::Packet { socket, out, .. } => {
                 let (mut sent, mut bytes) = (0, 0);
                 while sent < out.len() {
-                    let took = socket.send(out, sent).context("cannot send")?;
+                    let took = socket.send(out, sent).with_context(|| {
+                        let longest = out.iter().map(<[u8]>::len).max().unwrap_or(0);
+                        format!("cannot send frames of up to {longest} bytes (does the MTU allow them?)")
+                    })?;
                     if took == 0 {
                         break;
                     }

@@ -127,7 +127,10 @@ fn enter(name: &str) -> Result<()> {
 }
 
 fn pin(cpu: usize) -> Result<()> {
-    if !core_affinity::set_for_current(core_affinity::CoreId { id: cpu }) {
+    // Asked for first: core_affinity panics on a number that no CPU mask has room for.
+    let known = core_affinity::get_core_ids().unwrap_or_default();
+    let core = core_affinity::CoreId { id: cpu };
+    if !known.contains(&core) || !core_affinity::set_for_current(core) {
         bail!("cannot pin to CPU {cpu}: it is not one that this process may use");
     }
     Ok(())

@@ -1,0 +1,162 @@
+//! vspktgen as a program: what it sends it finds again, and what it cannot do it says.
+//!
+//! The tests over devices need root and make their own network namespaces.
+
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+
+fn vspktgen(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vspktgen"));
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    vspktgen(arguments).output().expect("the program runs")
+}
+
+fn json(output: &Output) -> Value {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("one JSON object")
+}
+
+/// Two namespaces joined by a veth pair, `eth0` in each; removed when dropped.
+struct Pair {
+    names: [String; 2],
+}
+
+impl Pair {
+    fn new(test: &str) -> Option<Self> {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("SKIP: needs root to make network namespaces");
+            return None;
+        }
+        let pid = std::process::id();
+        let pair = Self { names: [format!("vpg{pid}-{test}-a"), format!("vpg{pid}-{test}-b")] };
+        for name in &pair.names {
+            ip(&format!("netns add {name}"));
+        }
+        let [a, b] = &pair.names;
+        ip(&format!("-n {a} link add eth0 type veth peer name eth0 netns {b}"));
+        for name in &pair.names {
+            ip(&format!("-n {name} link set eth0 up"));
+        }
+        Some(pair)
+    }
+
+    fn mac(&self, end: usize) -> String {
+        let output = ip(&format!("-n {} -j link show eth0", self.names[end]));
+        let links: Value = serde_json::from_str(&output).expect("ip prints JSON");
+        links[0]["address"].as_str().expect("a MAC address").to_owned()
+    }
+
+    /// Starts a command in an end.
+    fn start(&self, end: usize, arguments: &[&str]) -> Child {
+        let mut command = vspktgen(arguments);
+        command.args(["--netns", &self.names[end], "--json"]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program runs")
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        for name in &self.names {
+            let _ = Command::new("ip").args(["netns", "del", name]).status();
+        }
+    }
+}
+
+fn ip(line: &str) -> String {
+    let output = Command::new("ip").args(line.split(' ')).output().expect("ip is installed");
+    assert!(output.status.success(), "ip {line}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
+}
+
+#[test]
+fn memory_takes_all_that_is_sent() {
+    let report = json(&run(&["send", "memory", "--count", "20000", "--flows", "100", "--json"]));
+    assert_eq!(report["sent"]["frames"], 20000);
+    assert_eq!(report["sent"]["bytes"], 20000 * 64);
+    assert_eq!(report["refused"], 0);
+}
+
+#[test]
+fn a_rate_is_kept() {
+    let report = json(&run(&["send", "memory", "--rate", "2k", "--duration", "0.5", "--json"]));
+    let rate = report["sent"]["frames_per_second"].as_f64().expect("a number");
+    // A busy machine may be late; it must never be early.
+    assert!(rate > 500.0 && rate < 2200.0, "{rate}");
+}
+
+#[test]
+fn what_cannot_be_done_is_said() {
+    for (arguments, code, text) in [
+        (&["send", "eth0"][..], 2, "no kind of device"),
+        (&["send", "memory", "--rate", "fast"], 2, "not a rate"),
+        (&["send", "memory", "--size", "20"], 2, "not a frame size"),
+        (&["send", "packet:vspktgen-none"], 1, "vspktgen-none"),
+        (&["send", "memory", "--dst-ip", "::1"], 1, "two address families"),
+        (&["loop", "veth:a", "tap:b"], 1, "one kind"),
+        (&["latency", "memory"], 1, "cannot answer"),
+        (&["replay", "/nonexistent.pcap", "memory"], 1, "nonexistent"),
+        (&["send", "memory", "--netns", "vspktgen-none"], 1, "cannot open namespace"),
+        (&["send", "memory", "--cpu", "4095"], 1, "cannot pin"),
+    ] {
+        let output = run(arguments);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {errors}");
+        assert!(errors.contains(text), "{arguments:?}: {errors}");
+    }
+}
+
+#[test]
+fn what_is_sent_is_received_in_order() {
+    for kind in ["packet", "veth"] {
+        let Some(pair) = Pair::new(kind) else { return };
+        let device = format!("{kind}:eth0");
+        let receiver = pair.start(1, &["receive", &device, "--idle", "1", "--duration", "20"]);
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        let (mac, flows) = (pair.mac(1), "7");
+        let traffic = ["--dst-mac", &mac, "--flows", flows, "--size", "imix", "--rate", "10k"];
+        let sender = pair.start(0, &[&["send", &device, "--count", "3000"][..], &traffic].concat());
+        let sent = json(&sender.wait_with_output().expect("it ends"));
+        let received = json(&receiver.wait_with_output().expect("it ends"));
+        assert_eq!(sent["sent"]["frames"], 3000);
+        assert_eq!(received["received"]["frames"], 3000, "{received}");
+        assert_eq!(received["received"]["bytes"], sent["sent"]["bytes"]);
+        assert_eq!(received["flows"], 7);
+        for counter in ["lost", "reordered", "duplicates", "kernel_drops"] {
+            assert_eq!(received[counter], 0, "{counter}: {received}");
+        }
+    }
+}
+
+#[test]
+fn round_trips_are_timed() {
+    let Some(pair) = Pair::new("rtt") else { return };
+    let responder = pair.start(1, &["latency", "packet:eth0", "--respond", "--duration", "3"]);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let mac = pair.mac(1);
+    let ask = ["latency", "packet:eth0", "--dst-mac", &mac, "--count", "200", "--duration", "10"];
+    let report = json(&pair.start(0, &ask).wait_with_output().expect("it ends"));
+    assert_eq!(report["round_trip"]["count"], 200);
+    let p50 = report["round_trip"]["p50_us"].as_f64().expect("a number");
+    assert!(p50 > 1.0 && p50 < 50_000.0, "{p50}");
+    let answered = json(&responder.wait_with_output().expect("it ends"));
+    assert!(answered["answered"].as_u64().expect("a number") >= 300);
+}
+
+#[test]
+fn a_capture_is_written_read_and_replayed() {
+    let file = std::env::temp_dir().join(format!("vspktgen-{}.pcapng", std::process::id()));
+    let path = file.display().to_string();
+    let device = format!("pcap:{path}");
+    let sent = json(&run(&["send", &device, "--count", "500", "--flows", "3", "--json"]));
+    assert_eq!(sent["sent"]["frames"], 500);
+    let read = json(&run(&["receive", &device, "--json"]));
+    assert_eq!((&read["received"]["frames"], &read["lost"]), (&500.into(), &0.into()), "{read}");
+    let replayed = json(&run(&["replay", &path, "memory", "--repeat", "3", "--json"]));
+    assert_eq!(replayed["sent"]["frames"], 1500);
+    let _ = std::fs::remove_file(file);
+}
