@@ -1,0 +1,118 @@
+//! Nothing on the packet path allocates: a counting allocator watches ports, pipeline and pool at work.
+//!
+//! One test in this file: another thread that allocates at the same time would be counted too.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use packet::build::{arp_request, eth};
+use packet::{Area, Batch, FramePool, FrameQueue, Instant, MacAddr, NetworkId, PortId};
+use pipeline::{Limits, Neighbor, NetworkInfo, Outputs, Pipeline, PortInfo, SnapshotBuilder, Tables};
+use ports::{Kind, Port, Spec, memory};
+
+/// The system's allocator, and how often it was asked.
+struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: every call is passed on to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller keeps the contract of `GlobalAlloc::alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps the contract of `GlobalAlloc::dealloc`.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller keeps the contract of `GlobalAlloc::realloc`.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const NETWORK: NetworkId = NetworkId(0);
+const PORTS: u16 = 4;
+
+#[test]
+fn a_turn_allocates_nothing() {
+    let limits = Limits { ports: PORTS.into(), networks: 1, stations: 4096, flows: 16_384, workers: 1 };
+    let tables = Tables::new(limits, [1, 2, 3]);
+    let area = Area::new(8192, 16).expect("32 MiB");
+    let mut pool = FramePool::new(Arc::clone(&area));
+    let mut outputs = Outputs::new(limits.ports);
+    let mut builder = SnapshotBuilder::new();
+    let mut info = NetworkInfo::new();
+    let known = Neighbor { mac: MacAddr::local(1), port: PortId(1) };
+    info.neighbors.insert([10, 0, 0, 1].into(), known);
+    builder.set_network(NETWORK, info);
+    let mut sides = Vec::new();
+    for n in 0..PORTS {
+        builder.set_port(PortId(n), PortInfo::new(NETWORK));
+        outputs.insert(PortId(n), FrameQueue::new(256));
+        let (end, peer) = memory::pair(512);
+        let spec = Spec { name: n.to_string(), kind: Kind::Memory { end } };
+        let port = Port::open(spec, &area).expect("memory").queues.remove(0);
+        sides.push((port, peer));
+    }
+    let mut pipeline = Pipeline::new(Arc::clone(&tables), builder.build(), 0);
+    let mut batch = Batch::new();
+
+    // Known pairs, invented sources, floods, questions, noise, frames that nobody may get.
+    let kinds: Vec<Vec<u8>> = (0..600u64)
+        .map(|n| match n % 6 {
+            0 | 1 => eth(MacAddr::local(n % 12), MacAddr::local((n + 6) % 12)).raw(0x88b5, &[0; 46]).bytes(),
+            2 => eth(MacAddr::local(1000 + n), MacAddr::local(3)).raw(0x88b5, &[0; 1500]).bytes(),
+            3 => eth(MacAddr::local(n), MacAddr::BROADCAST).raw(0x88b5, &[0; 46]).bytes(),
+            4 => arp_request(MacAddr::local(5), [10, 0, 0, 5], [10, 0, 0, 1]).bytes(),
+            _ => vec![0xff; n as usize % 70],
+        })
+        .collect();
+    let mut now = Instant::from_nanos(1_000_000_000);
+    let mut moved = 0;
+    for round in 0..200 {
+        for (n, bytes) in kinds.iter().enumerate() {
+            let frame = pool.alloc_from(bytes).expect("chunks enough");
+            let side = (n * 7 + round) % sides.len();
+            if let Err(frame) = sides[side].1.send(frame) {
+                pool.free(frame);
+            }
+        }
+        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        for (n, (port, _)) in sides.iter_mut().enumerate() {
+            let id = PortId(n as u16);
+            moved += port.receive(&mut pool, batch.room(), |frame| batch.push(frame, id));
+            pipeline.run(&mut batch, &mut outputs, &mut pool, now);
+        }
+        for (n, (port, _)) in sides.iter_mut().enumerate() {
+            port.transmit(outputs.queue(PortId(n as u16)).expect("made above"), &mut pool);
+        }
+        outputs.clear_touched(tables.counters(0));
+        while pipeline.next_event().is_some() {}
+        let after = ALLOCATIONS.load(Ordering::Relaxed);
+        assert_eq!(after - before, 0, "allocations in round {round}");
+        for (_, peer) in &mut sides {
+            peer.drain(&mut pool);
+        }
+        now = now + Duration::from_millis(400);
+        tables.fdb.sweep(now, usize::MAX, |_| Some(Duration::from_secs(3)));
+    }
+    assert!(moved > 100_000, "{moved} frames went through");
+    for (n, (port, mut peer)) in sides.into_iter().enumerate() {
+        let mut queue = outputs.remove(PortId(n as u16)).expect("made above");
+        while let Some(frame) = queue.pop() {
+            pool.free(frame);
+        }
+        peer.drain(&mut pool);
+        port.close(&mut pool);
+    }
+}
