@@ -1,11 +1,20 @@
 //! The switch daemon: workers that move frames, and the manager that decides what they do.
 //!
-//! `worker` is the packet's way in and out; `crew` starts workers and talks to them; `compile` makes of the
-//! `intent` what they work by; `devices` makes the interfaces that ports stand on.
+//! * `worker`: a packet's way in and out; `crew` starts workers and talks to them.
+//! * `manager`: turns the `intent` into what runs. `compile` makes of it what workers go by, `plug` what `devices` are
+//!   asked for, `store` keeps it, `journal` tells what happened.
+//! * `front`: the API.
 
 pub mod compile;
 pub mod crew;
 pub mod devices;
+pub mod doctor;
+pub mod front;
 pub mod intent;
 pub mod journal;
+pub mod manager;
+pub mod numbers;
+pub mod plug;
+pub mod refusal;
+pub mod store;
 pub mod worker;

@@ -274,7 +274,7 @@ impl Worker {
 
     /// Waits for work if the turn found none for long enough.
     fn rest(&mut self, now: Instant, moved: bool) {
-        if moved || self.poll == Poll::Busy {
+        if moved || self.stopping || self.poll == Poll::Busy {
             self.idle_since = None;
             return;
         }

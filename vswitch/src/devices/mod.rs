@@ -266,8 +266,7 @@ impl Devices {
         self.jobs.submit(move |home| survey::remove(home, &leftover)).await
     }
 
-    /// Removes every device of the switch and the name of its namespace. To be the last that is asked for: the
-    /// threads stay in the nameless namespace until the handle is dropped.
+    /// Removes every device of the switch and the name of its namespace.
     ///
     /// # Errors
     /// The first refusal; what could be removed is gone.

@@ -112,16 +112,3 @@ fn a_tap_of_somebody_else_is_left_alone() -> Outcome {
     assert!(lab.inside("web", "ip link show dev eth0").contains("eth0:"));
     Ok(())
 }
-
-#[test]
-fn what_an_interrupted_creation_left_at_home_is_replaced() -> Outcome {
-    let lab = Lab::new(&["web", "db"])?;
-    lab.inside("switch", "ip tuntap add dev web mode tap");
-    lab.inside("switch", "ip tuntap add dev db mode tap");
-    let (device, _opened) = lab.create_tap(lab.tap("web", 10))?;
-    assert!(!device.adopted);
-    assert!(!lab.create(lab.veth("db", 11))?.adopted);
-    assert!(lab.inside("switch", "ip link show dev web").contains("does not exist"));
-    assert!(lab.inside("db", "ip addr show dev eth0").contains("10.1.0.11/24"));
-    Ok(())
-}

@@ -1,0 +1,5 @@
+//! Front ends: what the outside talks to.
+
+pub mod api;
+pub mod pcapng;
+pub mod streams;

@@ -1,0 +1,277 @@
+//! The manager: turns intent into what runs, and keeps it so.
+//!
+//! One object behind one asynchronous lock, used by the API's handlers and by its own [`run`] loop, all on one
+//! thread. It never holds workers up: it publishes snapshots and sends messages, and waits for devices on
+//! threads of theirs.
+//!
+//! * [`change`]: a new intent is checked as a whole, its devices are made, it is stored, published, and what went
+//!   is taken away; or nothing changes.
+//! * [`attach`]: ports get devices and queues, and lose them.
+//! * [`upkeep`]: what happens without a request: devices that vanish and come back, ageing, rates, loops.
+//! * [`views`]: what users are shown.
+//!
+//! `ports` holds the ports that have a number and queues; `waiting` those that have none yet or no longer. A
+//! port of the intent is in exactly one of them.
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use config::{Document, Limits, Network, Owner, PortKind};
+use packet::{MacAddr, NetworkId, PortId};
+use pipeline::tables::StationKey;
+use tokio::sync::Mutex;
+
+use crate::compile::{Compiler, Member};
+use crate::crew::Crew;
+use crate::devices::Devices;
+use crate::intent::Intent;
+use crate::journal::Journal;
+use crate::numbers::Numbers;
+use crate::plug::Plugged;
+use crate::store::{PortRecord, Saved, Store};
+
+pub mod attach;
+pub mod change;
+pub mod loops;
+
+pub mod objects;
+pub mod start;
+pub mod upkeep;
+pub mod views;
+
+use loops::LoopGuard;
+use upkeep::Sample;
+
+/// The manager, shared by all tasks.
+pub type Shared = Arc<Mutex<Manager>>;
+
+/// A port that has a number and queues.
+#[derive(Debug)]
+pub struct Attached {
+    /// Its number.
+    pub id: PortId,
+    /// Its device.
+    pub plugged: Plugged,
+    /// The far end's MAC.
+    pub mac: MacAddr,
+    /// How the device is used.
+    pub mode: String,
+    /// Why a better mode was not taken.
+    pub notes: Vec<String>,
+    /// The worker of each queue.
+    pub workers: Vec<usize>,
+    /// Whether frames pass.
+    pub condition: Condition,
+    /// The counters of its number when it got it.
+    pub base: Sample,
+    /// The counters a second ago, and the rates since.
+    pub last: Sample,
+    /// When `last` was taken.
+    pub sampled: Instant,
+    /// How fast it goes.
+    pub rates: config::api::Rates,
+}
+
+/// Whether frames pass a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// They do.
+    Up,
+    /// The far end is down.
+    Down,
+    /// The switch has disabled it, and tries again later.
+    Disabled {
+        /// Why.
+        reason: String,
+        /// When it is enabled again.
+        until: Instant,
+    },
+}
+
+/// A port without a device.
+#[derive(Clone, Debug)]
+pub struct Waiting {
+    /// It had one, which vanished.
+    pub gone: bool,
+    /// Why it has none.
+    pub reason: String,
+    /// When to try again.
+    pub again: Instant,
+    /// What was made for it before, for taking over what is left of it.
+    pub before: Option<PortRecord>,
+}
+
+/// An apply that is undone unless it is confirmed.
+#[derive(Debug)]
+pub struct Unconfirmed {
+    /// When it is undone.
+    pub deadline: Instant,
+    /// What ran before.
+    pub before: Intent,
+}
+
+/// The manager. See the module header.
+#[derive(Debug)]
+pub struct Manager {
+    /// Name of the switch.
+    pub name: String,
+    /// When the daemon started.
+    pub started: Instant,
+    /// The configuration file.
+    pub config_file: Option<PathBuf>,
+    /// The limits that tables and pools were sized from.
+    pub limits: Limits,
+    /// Chunks that each AF_XDP socket keeps.
+    pub fill: u32,
+    /// AF_XDP sockets that the memory has room for.
+    pub sockets: usize,
+    /// What the store holds.
+    pub saved: Saved,
+    /// The store.
+    pub store: Store,
+    /// The devices.
+    pub devices: Devices,
+    /// The workers.
+    pub crew: Arc<Crew>,
+    /// What happened.
+    pub journal: Arc<Journal>,
+    /// Ports that have queues, by name.
+    pub ports: BTreeMap<String, Attached>,
+    /// Ports that have none, by name.
+    pub waiting: BTreeMap<String, Waiting>,
+    /// The networks' numbers.
+    pub networks: BTreeMap<String, NetworkId>,
+    /// An apply that is undone unless it is confirmed.
+    pub unconfirmed: Option<Unconfirmed>,
+    /// What port queues that were closed had failed to transmit: for the ledger.
+    pub closed_tx_errors: u64,
+    /// How busy each worker was, and its rates.
+    pub loads: Vec<upkeep::Load>,
+    compiler: Compiler,
+    generation: u64,
+    port_numbers: Numbers,
+    network_numbers: Numbers,
+    fixed: BTreeMap<StationKey, PortId>,
+    host: HashSet<IpAddr>,
+    loops: LoopGuard,
+    polling: (crate::worker::Poll, usize),
+}
+
+impl Manager {
+    /// Returns what users want.
+    pub fn intent(&self) -> &Intent {
+        &self.saved.intent
+    }
+
+    /// Returns the number of the newest snapshot.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Compiles what runs now and gives it to the workers.
+    fn publish(&mut self) {
+        let intent = &self.saved.intent;
+        let networks: Vec<(NetworkId, &Network)> = self
+            .networks
+            .iter()
+            .filter_map(|(name, id)| Some((*id, &intent.networks.get(name)?.object)))
+            .collect();
+        let members: Vec<Member<'_>> = self
+            .ports
+            .iter()
+            .filter_map(|(name, attached)| {
+                let port = &intent.ports.get(name)?.object;
+                let up = !matches!(attached.condition, Condition::Disabled { .. });
+                Some(Member { id: attached.id, port, mac: attached.mac, up })
+            })
+            .collect();
+        let snapshot = self.compiler.compile(&networks, &members, &self.limits, self.host.clone());
+        self.generation = snapshot.generation();
+        self.crew.publish(snapshot);
+        self.fix_stations();
+    }
+
+    /// Makes the fixed stations of the FDB those of the ports' far ends and of `[[fdb]]`.
+    fn fix_stations(&mut self) {
+        let mut wanted = BTreeMap::new();
+        for (name, attached) in &self.ports {
+            let Some(port) = self.saved.intent.ports.get(name) else { continue };
+            let Some(network) = self.networks.get(&port.object.network) else { continue };
+            if let Some(vlan) = crate::compile::own_vlan(&port.object) {
+                wanted.insert(StationKey { network: *network, vlan, mac: attached.mac }, attached.id);
+            }
+        }
+        for entry in self.saved.intent.fdb.values() {
+            let entry = &entry.object;
+            let Some(network) = self.networks.get(&entry.network) else { continue };
+            let (Some(attached), Some(port)) =
+                (self.ports.get(&entry.port), self.saved.intent.ports.get(&entry.port))
+            else {
+                continue;
+            };
+            let vlan = entry.vlan.map(packet::VlanId).or_else(|| crate::compile::own_vlan(&port.object));
+            if let Some(vlan) = vlan {
+                wanted.insert(StationKey { network: *network, vlan, mac: entry.mac }, attached.id);
+            }
+        }
+        let fdb = &self.crew.tables().fdb;
+        let stale: HashSet<StationKey> =
+            self.fixed.keys().filter(|key| !wanted.contains_key(key)).copied().collect();
+        if !stale.is_empty() {
+            fdb.remove(|station| stale.contains(&station.key));
+        }
+        for (key, port) in wanted.iter().filter(|(key, port)| self.fixed.get(key) != Some(port)) {
+            if !fdb.fix(*key, *port, packet::Instant::now()) {
+                tracing::warn!(mac = %key.mac, "the FDB has no room for a fixed station: raise [limits] stations");
+            }
+        }
+        self.fixed = wanted;
+    }
+
+    /// Returns what was made for each port, for the store.
+    fn records(&self) -> BTreeMap<String, PortRecord> {
+        let attached = self.ports.iter().map(|(name, attached)| {
+            (name.clone(), PortRecord { id: attached.id, plugged: attached.plugged.clone() })
+        });
+        let waiting = self.waiting.iter().filter_map(|(name, w)| Some((name.clone(), w.before.clone()?)));
+        attached.chain(waiting).collect()
+    }
+
+    /// Writes the present state to the store; a failure is noted, since what it tells of has happened already.
+    fn save_records(&mut self) {
+        let saved = Saved { intent: self.saved.intent.clone(), ports: self.records() };
+        match self.store.save(&self.saved, &saved) {
+            Ok(()) => self.saved = saved,
+            Err(error) => self.journal.note("store_failed", "store", error.to_string()),
+        }
+    }
+
+    /// Returns the name of the port with the number.
+    pub fn port_name(&self, id: PortId) -> Option<&str> {
+        self.ports.iter().find(|(_, attached)| attached.id == id).map(|(name, _)| name.as_str())
+    }
+
+    /// Returns the name of the network with the number.
+    pub fn network_name(&self, id: NetworkId) -> Option<&str> {
+        self.networks.iter().find(|(_, other)| **other == id).map(|(name, _)| name.as_str())
+    }
+
+    /// Returns how many AF_XDP sockets there are.
+    fn sockets_in_use(&self) -> usize {
+        let afxdp = self.ports.values().filter(|attached| attached.plugged.kind == PortKind::Afxdp);
+        afxdp.map(|attached| attached.workers.len()).sum()
+    }
+
+    /// Says whether what runs is not what the configuration file says.
+    pub fn differs_from_file(&self) -> bool {
+        let file = self.config_file.as_ref().and_then(|path| {
+            let text = std::fs::read_to_string(path).ok()?;
+            Document::parse(&text, &path.display().to_string()).ok()
+        });
+        let running = self.saved.intent.owned_by(Owner::File);
+        !file.unwrap_or_default().diff(&running).is_empty()
+    }
+}
