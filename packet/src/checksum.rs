@@ -7,8 +7,10 @@
 //! [`resolve`] finds out what an AF_XDP frame's checksum is, [`complete`] finishes a partial one. Offsets come
 //! from other machines (`virtio_net_hdr`) and are trusted nowhere: what does not fit is an error value.
 
+mod crc32c;
+
 use crate::frame::Frame;
-use crate::header::{Header, Layout, UdpHeader, VxlanHeader, ethertype, protocol};
+use crate::header::{Fragment, Header, Layout, UdpHeader, VxlanHeader, ethertype, protocol};
 use crate::offload::Checksum;
 
 /// A ones' complement sum that is being built.
@@ -201,6 +203,10 @@ impl Delta {
     }
 }
 
+/// Where SCTP's checksum is, from the start of its header. No protocol with an Internet checksum has it there,
+/// so a partial checksum at this offset is SCTP's CRC32c, wherever in the packet it starts.
+pub const SCTP_CHECKSUM_AT: u16 = 8;
+
 /// Why a checksum cannot be finished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unfinishable {
@@ -213,7 +219,8 @@ pub enum Unfinishable {
 }
 
 /// Finishes the checksum of a frame: afterwards it is [`Checksum::Complete`]. An unknown one is resolved first.
-/// Sums to the end of the packet, as virtio defines it.
+/// Sums to the end of the packet, as virtio defines it. SCTP ([`SCTP_CHECKSUM_AT`]) gets its CRC32c, of which
+/// virtio knows nothing: the kernel passes such packets on with nothing but the offset to tell.
 ///
 /// # Errors
 /// When the state's offsets leave the packet, or the frame is a large one; nothing was changed then.
@@ -232,6 +239,14 @@ pub fn complete(frame: &mut Frame) -> Result<(), Unfinishable> {
         return Err(Unfinishable::Outside);
     }
     let summed = bytes.get(start..).ok_or(Unfinishable::Outside)?;
+    if at - start == usize::from(SCTP_CHECKSUM_AT) {
+        let (before, rest) = summed.split_at(usize::from(SCTP_CHECKSUM_AT));
+        let (_, after) = rest.split_first_chunk::<4>().ok_or(Unfinishable::Outside)?;
+        let crc = crc32c::crc32c(&[before, &[0; 4], after]);
+        bytes[at..at + 4].copy_from_slice(&crc.to_le_bytes());
+        frame.set_checksum(Checksum::Complete);
+        return Ok(());
+    }
     // Any protocol may have 0xffff for 0, and UDP must (as `skb_checksum_help` does).
     let sum = Sum::new().bytes(summed).udp_checksum();
     bytes[at..at + 2].copy_from_slice(&sum.to_be_bytes());
@@ -243,7 +258,7 @@ pub fn complete(frame: &mut Frame) -> Result<(), Unfinishable> {
 ///
 /// A sender that leaves the checksum to its device writes the folded sum of the pseudo header into the field.
 /// Where that is what the field holds, the state becomes `Partial`, else `Complete`; so is a fragment, a packet
-/// without TCP or UDP, and a malformed one. A complete checksum looks partial once in 65536 packets by chance;
+/// without TCP or UDP, and a malformed one. SCTP leaves a zero. A complete checksum looks partial once in 65536 packets by chance;
 /// finishing it again then gives a wrong one, and the sender sends again. What is inside a VXLAN packet is
 /// looked at too: the kernel's VXLAN leaves the inner checksum to the device.
 #[inline]
@@ -258,6 +273,11 @@ pub fn resolve(frame: &mut Frame) {
 fn partial_in(bytes: &[u8], from: usize) -> Option<Checksum> {
     let inner = bytes.get(from..)?;
     let layout = Layout::of(inner).ok()?;
+    if layout.is_ip() && layout.protocol == protocol::SCTP && layout.fragment == Fragment::No {
+        let field = inner.get(usize::from(layout.l4)..)?.get(8..12)?;
+        let start = u16::try_from(from + usize::from(layout.l4)).ok()?;
+        return (field == [0; 4]).then_some(Checksum::Partial { start, offset: SCTP_CHECKSUM_AT });
+    }
     let offset = layout.checksum_at()?;
     let field = word_at(inner, usize::from(layout.l4) + usize::from(offset))?;
     if field != 0 && field == pseudo(inner, &layout)?.fold() {
@@ -298,7 +318,7 @@ pub(crate) fn pseudo_of_len(frame: &[u8], layout: &Layout, len: u32) -> Option<S
 /// nothing to check: not IP, another protocol, a fragment, malformed, or UDP over IPv4 without a checksum.
 pub fn is_valid(frame: &[u8]) -> Option<bool> {
     let layout = Layout::of(frame).ok()?;
-    if !layout.is_ip() || layout.fragment != crate::header::Fragment::No {
+    if !layout.is_ip() || layout.fragment != Fragment::No {
         return None;
     }
     let packet = frame.get(usize::from(layout.l4)..layout.end as usize)?;

@@ -6,7 +6,8 @@ use etherparse::PacketBuilder;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Area, FramePool};
+use crate::build::eth;
+use crate::{Area, FramePool, MacAddr};
 
 fn dull_sum(bytes: &[u8]) -> u16 {
     let mut sum = 0u32;
@@ -81,7 +82,8 @@ proptest! {
         let mut pool = pool();
         let mut frame = pool.alloc_from(&bytes).expect("a chunk");
         frame.set_checksum(if partial { Checksum::Partial { start, offset } } else { Checksum::Unknown });
-        let fits = usize::from(start) + usize::from(offset) + 2 <= bytes.len();
+        let field = if offset == SCTP_CHECKSUM_AT { 4 } else { 2 };
+        let fits = usize::from(start) + usize::from(offset) + field <= bytes.len();
         let result = complete(&mut frame);
         prop_assert_eq!(result.is_ok(), fits || !partial);
         if result.is_err() {
@@ -219,6 +221,24 @@ fn addresses_and_ttl_change_with_their_checksums() {
     let tcp_header = TcpHeader::at_mut(&mut bytes, 54).expect("there");
     tcp_header.checksum.set(delta.apply(tcp_header.checksum.get()));
     assert_eq!(is_valid(&bytes), Some(true));
+}
+
+#[test]
+fn sctp_left_to_the_device_gets_its_crc() {
+    let mut pool = pool();
+    let sctp = [&[0x0b, 0xb8, 0x0b, 0xb9, 1, 2, 3, 4, 0, 0, 0, 0][..], b"chunks"].concat();
+    let bytes = eth(MacAddr::local(1), MacAddr::local(2)).ipv4([10, 0, 0, 1], [10, 0, 0, 2]).raw(132, &sctp);
+    let mut frame = bytes.frame(&mut pool).expect("a chunk");
+    frame.set_checksum(Checksum::Unknown);
+    resolve(&mut frame);
+    assert_eq!(frame.checksum(), Checksum::Partial { start: 34, offset: 8 });
+    complete(&mut frame).expect("inside");
+    let crc = crc32c::crc32c(&[&sctp]).to_le_bytes();
+    assert_eq!(frame.bytes()[42..46], crc);
+    frame.set_checksum(Checksum::Unknown);
+    resolve(&mut frame);
+    assert_eq!(frame.checksum(), Checksum::Complete);
+    pool.free(frame);
 }
 
 /// Run with `cargo test --release -p packet -- --ignored --nocapture checksum_speed`.
