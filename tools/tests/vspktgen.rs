@@ -3,6 +3,7 @@
 //! The tests over devices need root and make their own network namespaces.
 
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -21,28 +22,51 @@ fn json(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).expect("one JSON object")
 }
 
-/// Two namespaces joined by a veth pair, `eth0` in each; removed when dropped.
+/// Two namespaces for the ends of a path, and one for what is between; removed when dropped.
 struct Pair {
     names: [String; 2],
+    between: String,
 }
 
 impl Pair {
-    fn new(test: &str) -> Option<Self> {
+    /// Makes the namespaces; `None`, loudly, without root.
+    fn empty(test: &str) -> Option<Self> {
         if !nix::unistd::geteuid().is_root() {
             eprintln!("SKIP: needs root to make network namespaces");
             return None;
         }
-        let pid = std::process::id();
-        let pair = Self { names: [format!("vpg{pid}-{test}-a"), format!("vpg{pid}-{test}-b")] };
-        for name in &pair.names {
+        let base = format!("vpg{}-{test}", std::process::id());
+        let pair = Self { names: [format!("{base}-a"), format!("{base}-b")], between: format!("{base}-h") };
+        for name in pair.names.iter().chain([&pair.between]) {
             ip(&format!("netns add {name}"));
         }
+        Some(pair)
+    }
+
+    /// The ends joined by one veth pair, `eth0` in each.
+    fn new(test: &str) -> Option<Self> {
+        let pair = Self::empty(test)?;
         let [a, b] = &pair.names;
         ip(&format!("-n {a} link add eth0 type veth peer name eth0 netns {b}"));
-        for name in &pair.names {
+        pair.up();
+        Some(pair)
+    }
+
+    /// Each end joined to the namespace between by a veth pair.
+    fn with_veths(test: &str) -> Option<Self> {
+        let pair = Self::empty(test)?;
+        for (n, name) in pair.names.iter().enumerate() {
+            ip(&format!("-n {} link add p{n} type veth peer name eth0 netns {name}", pair.between));
+            ip(&format!("-n {} link set p{n} up", pair.between));
+        }
+        pair.up();
+        Some(pair)
+    }
+
+    fn up(&self) {
+        for name in &self.names {
             ip(&format!("-n {name} link set eth0 up"));
         }
-        Some(pair)
     }
 
     fn mac(&self, end: usize) -> String {
@@ -61,7 +85,7 @@ impl Pair {
 
 impl Drop for Pair {
     fn drop(&mut self) {
-        for name in &self.names {
+        for name in self.names.iter().chain([&self.between]) {
             let _ = Command::new("ip").args(["netns", "del", name]).status();
         }
     }
@@ -116,7 +140,7 @@ fn what_is_sent_is_received_in_order() {
         let Some(pair) = Pair::new(kind) else { return };
         let device = format!("{kind}:eth0");
         let receiver = pair.start(1, &["receive", &device, "--idle", "1", "--duration", "20"]);
-        std::thread::sleep(std::time::Duration::from_millis(300));
+        std::thread::sleep(Duration::from_millis(300));
         let (mac, flows) = (pair.mac(1), "7");
         let traffic = ["--dst-mac", &mac, "--flows", flows, "--size", "imix", "--rate", "10k"];
         let sender = pair.start(0, &[&["send", &device, "--count", "3000"][..], &traffic].concat());
@@ -136,7 +160,7 @@ fn what_is_sent_is_received_in_order() {
 fn round_trips_are_timed() {
     let Some(pair) = Pair::new("rtt") else { return };
     let responder = pair.start(1, &["latency", "packet:eth0", "--respond", "--duration", "3"]);
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    std::thread::sleep(Duration::from_millis(300));
     let mac = pair.mac(1);
     let ask = ["latency", "packet:eth0", "--dst-mac", &mac, "--count", "200", "--duration", "10"];
     let report = json(&pair.start(0, &ask).wait_with_output().expect("it ends"));
@@ -145,6 +169,47 @@ fn round_trips_are_timed() {
     assert!(p50 > 1.0 && p50 < 50_000.0, "{p50}");
     let answered = json(&responder.wait_with_output().expect("it ends"));
     assert!(answered["answered"].as_u64().expect("a number") >= 300);
+}
+
+/// Sends 2000 frames from end to end, through whatever is between, and expects all of them.
+fn expect_a_path(pair: &Pair, what: &str) {
+    let receive = ["receive", "packet:eth0", "--count", "2000", "--duration", "10"];
+    let receiver = pair.start(1, &receive);
+    std::thread::sleep(Duration::from_millis(300));
+    let mac = pair.mac(1);
+    let send = ["send", "packet:eth0", "--dst-mac", &mac, "--count", "2000", "--rate", "5k"];
+    json(&pair.start(0, &send).wait_with_output().expect("it ends"));
+    let received = json(&receiver.wait_with_output().expect("it ends"));
+    assert_eq!(received["received"]["frames"], 2000, "{what}: {received}");
+    assert_eq!((&received["lost"], &received["reordered"]), (&0.into(), &0.into()), "{what}");
+}
+
+#[test]
+fn loops_forward_all_frames_in_order() {
+    for kind in ["veth", "afxdp", "tap"] {
+        for ports in [false, true] {
+            let what = format!("{kind}{}", u8::from(ports));
+            let pair = if kind == "tap" { Pair::empty(&what) } else { Pair::with_veths(&what) };
+            let Some(pair) = pair else { return };
+            let (first, second) = (format!("{kind}:p0"), format!("{kind}:p1"));
+            let mut command = vspktgen(&["loop", &first, &second, "--netns", &pair.between, "--json"]);
+            if ports {
+                command.arg("--ports");
+            }
+            let mut forwarder = command.stdout(Stdio::piped()).spawn().expect("the program runs");
+            std::thread::sleep(Duration::from_millis(300));
+            if kind == "tap" {
+                for (n, name) in pair.names.iter().enumerate() {
+                    ip(&format!("-n {} link set p{n} netns {name} name eth0", pair.between));
+                }
+                pair.up();
+            }
+            expect_a_path(&pair, &what);
+            let pid = nix::unistd::Pid::from_raw(i32::try_from(forwarder.id()).expect("a process id"));
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).expect("it runs");
+            assert!(forwarder.wait().expect("it ends").success(), "{what}");
+        }
+    }
 }
 
 #[test]
