@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use packet::{Frame, FramePool, FrameQueue};
 
 use crate::finish::{Can, Next, Pieces};
-use crate::landing::Landing;
+use crate::landing::{Landing, TURN_BYTES};
 use crate::{Error, Health, Opened, Port, Stats, sys, vnet};
 
 // Linux uapi/linux/if_tun.h, 6.17; libc does not have them yet.
@@ -146,14 +146,16 @@ impl Tap {
     #[inline]
     pub fn receive(&mut self, pool: &mut FramePool, budget: usize, mut sink: impl FnMut(Frame)) -> usize {
         let mut done = 0;
+        let mut bytes = 0;
         let mut landing: Option<Landing> = None;
-        while done < budget {
+        while done < budget && bytes < TURN_BYTES {
             let Some(mut place) = landing.take().or_else(|| Landing::take(pool)) else {
                 self.device.stats.rx_no_memory += 1;
                 break;
             };
             match self.device.read(&mut place) {
                 Ok(Some(len)) => {
+                    bytes += len;
                     let landed = place.land(self.header_len, len, pool);
                     let mut frame = landed.frame;
                     if vnet::decode(&landed.header[..self.header_len], &mut frame).is_err() {

@@ -20,6 +20,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use packet::{Frame, FramePool, FrameQueue};
 
 use crate::finish::{Can, Next, Pieces};
+use crate::landing::TURN_BYTES;
 use crate::{Error, Health, Opened, Port, Stats, sys, vnet};
 use batch::{Received, Receiver, Sender};
 
@@ -29,6 +30,8 @@ mod batch;
 /// PERF: below 2 MiB one TCP flow loses frames while the worker waits for its turn on a busy machine.
 const RECEIVE_BUFFER: libc::c_int = 4 << 20;
 const SEND_BUFFER: libc::c_int = 4 << 20;
+/// Asking costs three system calls, and a worker wants to know every turn: once in this many is enough.
+const ASK_EVERY: u8 = 16;
 /// What the kernel does with a frame that we send, whatever the far end's offloads are.
 const CAN: Can =
     Can { checksum: true, tso4: true, tso6: true, uso: true, tunnel: false, tunnel_checksum: false };
@@ -48,6 +51,8 @@ struct Device {
     sender: Sender,
     can: Can,
     health: Cell<Health>,
+    /// Calls of `health` since the kernel was last asked, while the device is down.
+    unasked: Cell<u8>,
     stats: Stats,
     /// `PACKET_STATISTICS` starts again at zero each time it is read.
     kernel_drops: Cell<u64>,
@@ -95,6 +100,7 @@ pub fn open(port: &str, device: &str) -> Result<Opened, Error> {
         can: CAN,
         // Until the first packet or question says otherwise.
         health: Cell::new(Health::Down),
+        unasked: Cell::new(0),
         stats: Stats::default(),
         kernel_drops: Cell::new(0),
     };
@@ -123,8 +129,8 @@ impl Veth {
     /// See [`Port::receive`].
     #[inline]
     pub fn receive(&mut self, pool: &mut FramePool, budget: usize, mut sink: impl FnMut(Frame)) -> usize {
-        let mut done = 0;
-        while done < budget {
+        let (mut done, mut bytes) = (0, 0);
+        while done < budget && bytes < TURN_BYTES {
             let device = &mut self.device;
             let stats = &mut device.stats;
             stats.syscalls += 1;
@@ -135,6 +141,7 @@ impl Veth {
                         accepted += 1;
                         stats.rx_frames += 1;
                         stats.rx_bytes += frame.len() as u64;
+                        bytes += frame.len();
                         sink(frame);
                     }
                 });
@@ -185,11 +192,15 @@ impl Veth {
         self.device.socket.as_raw_fd()
     }
 
-    /// See [`Port::health`]. Asks the kernel when the last it said was that the device is down: nothing tells
-    /// when it is up again, or gone.
+    /// See [`Port::health`]. Asks the kernel, now and then, when the last it said was that the device is down:
+    /// nothing tells when it is up again, or gone.
     pub fn health(&self) -> Health {
         if self.device.health.get() == Health::Down {
-            self.device.health.set(self.device.look());
+            let unasked = self.device.unasked.get();
+            self.device.unasked.set((unasked + 1) % ASK_EVERY);
+            if unasked == 0 {
+                self.device.health.set(self.device.look());
+            }
         }
         self.device.health.get()
     }

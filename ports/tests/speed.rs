@@ -1,7 +1,8 @@
 //! How fast the ports are, next to a bare copy loop over the same kind of device and to the kernel's bridge,
 //! in turn on the same machine. Ignored: it takes a quiet machine and a minute.
 //!
-//! `cargo test --release -p ports --test speed -- --ignored --nocapture`; `ROUNDS` (3) and `SECONDS_EACH` (2).
+//! `cargo test --release -p ports --test speed -- --ignored --nocapture`; `ROUNDS` (3), `SECONDS_EACH` (2),
+//! `ONLY` (part of a path), and `BUSY=0` for loops that wait, whose processor time means something on a machine that is not quiet.
 
 mod common;
 
@@ -40,8 +41,27 @@ fn pin(cpu: usize) {
     let _ = nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set);
 }
 
+/// Processor time of the forwarding thread a frame, and a KiB.
+#[derive(Clone, Copy, Debug, Default)]
+struct Cost {
+    frame: f64,
+    kib: f64,
+}
+
+impl Cost {
+    fn of(frames: u64, bytes: u64) -> Self {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: the kernel writes one `timespec`.
+        assert_eq!(unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) }, 0);
+        let nanos = time.tv_sec as f64 * 1e9 + time.tv_nsec as f64;
+        Self { frame: nanos / frames.max(1) as f64, kib: nanos * 1024.0 / bytes.max(1) as f64 }
+    }
+}
+
 /// Builds the path, runs `measure` over it, and takes it down.
-fn over<T>(path: Path, measure: impl FnOnce(&Lab) -> T) -> T {
+fn over<T>(path: Path, measure: impl FnOnce(&Lab) -> T) -> (T, Cost) {
+    let busy = setting("BUSY", 1) == 1;
+    let wait = if busy { Wait::Busy } else { Wait::Poll };
     let lab = Lab::new();
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = Arc::clone(&stop);
@@ -62,7 +82,8 @@ fn over<T>(path: Path, measure: impl FnOnce(&Lab) -> T) -> T {
             Some(lab.switch.spawn(move || {
                 pin(1);
                 let mut totals = Totals::default();
-                bare::packet::forward(["p0", "p1"], Wait::Busy, &stopped, &mut totals).expect("runs");
+                bare::packet::forward(["p0", "p1"], wait, &stopped, &mut totals).expect("runs");
+                Cost::of(totals.frames, totals.bytes)
             }))
         }
         Path::BareTap => {
@@ -71,7 +92,8 @@ fn over<T>(path: Path, measure: impl FnOnce(&Lab) -> T) -> T {
                 pin(1);
                 let mut totals = Totals::default();
                 let ready = || to_ready.send(()).expect("waited for");
-                bare::tap::forward(["t0", "t1"], Wait::Busy, &stopped, &mut totals, ready).expect("runs");
+                bare::tap::forward(["t0", "t1"], wait, &stopped, &mut totals, ready).expect("runs");
+                Cost::of(totals.frames, totals.bytes)
             });
             ready.recv().expect("made");
             for (n, end) in lab.ends.iter().enumerate() {
@@ -101,22 +123,20 @@ fn over<T>(path: Path, measure: impl FnOnce(&Lab) -> T) -> T {
             Some(std::thread::spawn(move || {
                 pin(1);
                 let mut pool = FramePool::new(area);
-                forward(&mut ports, &mut pool, &stopped, true);
+                forward(&mut ports, &mut pool, &stopped, busy);
                 let stats = common::totals(&ports);
                 if stats.rx_kernel_drops + stats.tx_errors > 0 {
                     println!("    {stats:?}");
                 }
                 ports.into_iter().for_each(|port| port.close(&mut pool));
+                Cost::of(stats.rx_frames, stats.rx_bytes)
             }))
         }
     };
     lab.configure(1500, [way; 2]);
     let result = measure(&lab);
     stop.store(true, Ordering::Relaxed);
-    if let Some(thread) = thread {
-        thread.join().expect("no panic");
-    }
-    result
+    (result, thread.map(|thread| thread.join().expect("no panic")).unwrap_or_default())
 }
 
 /// Returns Gbit/s of one TCP flow between the ends.
@@ -210,34 +230,35 @@ fn small(lab: &Lab) -> (f64, f64) {
 
 fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
 }
 
 #[test]
 #[ignore = "a measurement: wants a quiet machine"]
 fn tcp_and_small_frames_side_by_side() {
     let rounds = setting("ROUNDS", 3);
-    let mut gbits = vec![Vec::new(); PATHS.len()];
-    let mut frames = vec![Vec::new(); PATHS.len()];
+    let mut rows = vec![[const { Vec::new() }; 4]; PATHS.len()];
     for _ in 0..rounds {
-        for (n, path) in PATHS.into_iter().enumerate() {
-            gbits[n].push(over(path, tcp));
-            let (offered, delivered) = over(path, small);
-            frames[n].push(delivered);
-            println!(
-                "{path:?}: {:.2} Gbit/s, {offered:.0} k offered, {delivered:.0} k delivered",
-                gbits[n].last().unwrap_or(&0.0)
-            );
+        for (row, path) in rows.iter_mut().zip(PATHS) {
+            if std::env::var("ONLY").is_ok_and(|only| !format!("{path:?}").contains(&only)) {
+                continue;
+            }
+            let (gbit, bulk) = over(path, tcp);
+            let ((offered, delivered), each) = over(path, small);
+            println!("{path:?}: {gbit:.2} Gbit/s, {offered:.0} k offered, {delivered:.0} k delivered");
+            for (column, value) in row.iter_mut().zip([gbit, bulk.kib, delivered, each.frame]) {
+                column.push(value);
+            }
         }
     }
-    let bridge = (median(&mut gbits[0]), median(&mut frames[0]));
-    println!("\nmedians of {rounds}, with the ratio to the kernel's bridge");
-    for (n, path) in PATHS.into_iter().enumerate() {
-        let (gbit, rate) = (median(&mut gbits[n]), median(&mut frames[n]));
+    println!("\nmedians of {rounds}; in brackets the ratio to the kernel's bridge");
+    let base = [0, 2].map(|column| median(&mut rows[0][column]));
+    for (row, path) in rows.iter_mut().zip(PATHS) {
+        let [gbit, kib, rate, frame] = row.each_mut().map(|column| median(column));
         println!(
-            "{path:10?} {gbit:6.2} Gbit/s {:.2}   {rate:6.0} k/s {:.2}",
-            gbit / bridge.0,
-            rate / bridge.1
+            "{path:10?} TCP {gbit:6.2} Gbit/s ({:.2}) {kib:5.0} ns/KiB   64 B {rate:5.0} k/s ({:.2}) {frame:5.0} ns/frame",
+            gbit / base[0],
+            rate / base[1],
         );
     }
 }

@@ -125,7 +125,7 @@ fn health_follows_the_device() {
     eventually("carrier again", || port.health() == Health::Up);
     lab.switch.ip("link set p0 down");
     port.receive(&mut pool, 8, std::mem::forget);
-    assert_eq!(port.health(), Health::Down);
+    assert_eq!(port.health(), Health::Down, "the receive said so");
     lab.switch.ip("link set p0 up");
     eventually("up again", || port.health() == Health::Up);
     let errors = port.stats().tx_errors;

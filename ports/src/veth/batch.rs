@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use packet::{Frame, FramePool};
 
-use crate::landing::{Landed, Landing};
+use crate::landing::{Landed, Landing, TURN_BYTES};
 use crate::{sys, vnet};
 
 /// Packets of one system call. PERF: 64 is where the cost of the call itself is gone in the noise of the
@@ -108,6 +108,7 @@ impl Receiver {
             libc::recvmmsg(fd.as_raw_fd(), messages, count, libc::MSG_DONTWAIT, std::ptr::null_mut())
         });
         let received = *result.as_ref().unwrap_or(&0);
+        let mut bytes = 0;
         for (n, landing) in self.landings.drain(..).enumerate() {
             if n >= received {
                 landing.give_back(pool);
@@ -115,6 +116,7 @@ impl Receiver {
             }
             let message = &self.messages[n];
             let len = message.msg_len as usize;
+            bytes += len;
             if message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0 || len < vnet::LEN {
                 let starved = !landing.takes_large();
                 landing.give_back(pool);
@@ -128,7 +130,9 @@ impl Receiver {
         result?;
         let full = received == slots;
         if full {
-            self.slots = (slots * 2).min(SLOTS);
+            // No more of a kind than fill one turn.
+            let enough = (TURN_BYTES * received).div_ceil(bytes.max(1)).max(FEW);
+            self.slots = (slots * 2).min(SLOTS).min(enough);
         } else if received < self.slots / 2 {
             self.slots = (self.slots / 2).max(FEW);
         }
