@@ -289,6 +289,9 @@ impl Snapshot {
 #[derive(Debug, Default)]
 pub struct SnapshotBuilder {
     generation: u64,
+    /// The generation that was given to a network last. One count for all networks: a port may change its network,
+    /// and a number may be given to another network, and neither must meet decisions that were made before.
+    last: u32,
     ports: Vec<Option<Arc<PortInfo>>>,
     networks: Vec<Option<Scope>>,
     host_addresses: Arc<HashSet<IpAddr>>,
@@ -305,8 +308,8 @@ impl SnapshotBuilder {
         if self.networks.len() <= id.index() {
             self.networks.resize(id.index() + 1, None);
         }
-        let generation = self.networks[id.index()].as_ref().map_or(0, |scope| scope.generation);
-        self.networks[id.index()] = Some(Scope { generation, info: Arc::new(info), members: Arc::new([]) });
+        let scope = Scope { generation: 0, info: Arc::new(info), members: Arc::new([]) };
+        self.networks[id.index()] = Some(scope);
         self.touch(id);
     }
 
@@ -349,7 +352,8 @@ impl SnapshotBuilder {
     fn touch(&mut self, id: NetworkId) {
         if let Some(Some(scope)) = self.networks.get_mut(id.index()) {
             // 0 is no generation: see `Ingress`.
-            scope.generation = ((scope.generation + 1) & crate::flow_cache::GENERATION_MASK).max(1);
+            self.last = ((self.last + 1) & crate::flow_cache::GENERATION_MASK).max(1);
+            scope.generation = self.last;
         }
     }
 

@@ -54,6 +54,26 @@ fn broadcast_reaches_the_network_and_no_other() {
     lab.changed(&["port.a.rx +1", "port.b.tx +1", "fdb +1"]);
 }
 
+/// Found by fuzzing: while each network counted its generations by itself, those of two could be equal.
+#[test]
+fn a_port_that_changes_its_network_takes_no_decision_along() {
+    for changes in 0..8 {
+        let mut lab = Lab::new(&["a", "b"]);
+        for _ in 0..2 {
+            lab.send("a", frame(A, B));
+            lab.send("b", frame(B, A));
+            lab.receive("a", frame(B, A));
+            lab.receive("b", frame(A, B));
+        }
+        for _ in 0..=changes {
+            lab.network("other", NetworkInfo::new());
+        }
+        lab.port("a", "other", |_| {});
+        lab.send("a", frame(A, B));
+        lab.silent("b");
+    }
+}
+
 #[test]
 fn the_same_station_may_live_in_two_networks() {
     let mut lab = Lab::new(&["a", "b"]);
