@@ -75,6 +75,18 @@ fn a_port_that_changes_its_network_takes_no_decision_along() {
 }
 
 #[test]
+fn a_station_is_not_followed_into_another_network() {
+    let mut lab = Lab::new(&["a", "b"]);
+    lab.network("other", NetworkInfo::new());
+    lab.send("a", frame(A, B));
+    lab.receive("b", frame(A, B));
+    lab.port("a", "other", |_| {});
+    lab.send("b", frame(B, A));
+    lab.silent("a");
+    assert_eq!(lab.dropped(DropReason::NoListener), 1);
+}
+
+#[test]
 fn the_same_station_may_live_in_two_networks() {
     let mut lab = Lab::new(&["a", "b"]);
     lab.network("other", NetworkInfo::new());

@@ -20,7 +20,9 @@ pub fn walk(packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk) -> Step {
     } else {
         view.tables.fdb.find(StationKey { network: walk.network, vlan: walk.vlan, mac })
     };
-    let Some(found) = known else { return flood(packet, view, walk) };
+    // A port's number may belong to another network by now, and the station not be forgotten yet.
+    let is_here = |port| view.snapshot.port(port).is_none_or(|port| port.network == walk.network);
+    let Some(found) = known.filter(|found| is_here(found.port)) else { return flood(packet, view, walk) };
     if found.port == packet.from {
         return Step::Drop(DropReason::SamePort);
     }
