@@ -2,8 +2,9 @@
 //!
 //! A few for a port that is quiet, because two hundred ports would else hold all chunks there are; many for one
 //! that is busy, because what arrives when the fill ring is empty is lost, and a TCP sender has a window of
-//! packets on its way while the worker looks elsewhere. The depth doubles when a look at the ring finds half of
-//! it used, and halves when none of the last [`WINDOW`] looks has found an eighth of it used.
+//! packets on its way while the worker looks elsewhere. The depth doubles when a look at the ring finds a
+//! quarter of it used (a sender that starts doubles its window, too), and halves when none of the last
+//! [`WINDOW`] looks has found a sixteenth of it used.
 
 /// Looks that found frames, after which the depth may shrink.
 const WINDOW: u32 = 4096;
@@ -35,11 +36,11 @@ impl Depth {
     pub(super) fn note(&mut self, waiting: u32) {
         self.peak = self.peak.max(waiting);
         self.looks += 1;
-        if waiting >= self.depth / 2 {
+        if waiting >= self.depth / 4 {
             self.depth = (self.depth * 2).min(self.most);
             self.restart();
         } else if self.looks >= WINDOW {
-            if self.peak < self.depth / 8 {
+            if self.peak < self.depth / 16 {
                 self.depth = (self.depth / 2).max(self.least);
             }
             self.restart();
@@ -59,9 +60,9 @@ mod tests {
     #[test]
     fn depth_follows_the_load_within_its_limits() {
         let mut depth = Depth::new(256, 2048);
-        depth.note(127);
+        depth.note(63);
         assert_eq!(depth.get(), 256);
-        for (waiting, expected) in [(128, 512), (256, 1024), (512, 2048), (2000, 2048)] {
+        for (waiting, expected) in [(64, 512), (128, 1024), (256, 2048), (2000, 2048)] {
             depth.note(waiting);
             assert_eq!(depth.get(), expected);
         }
@@ -80,7 +81,7 @@ mod tests {
         let mut depth = Depth::new(256, 1024);
         depth.note(200);
         for n in 0..3 * WINDOW {
-            depth.note(if n % WINDOW == 7 { 100 } else { 1 });
+            depth.note(if n % WINDOW == 7 { 40 } else { 1 });
         }
         assert_eq!(depth.get(), 512);
     }
