@@ -9,6 +9,10 @@
 //! metadata where the kernel has it (6.8), else finished here. Large (GSO) frames are cut here. A frame beyond a
 //! page is several descriptors: gathered by one copy when it comes in, uncopied when it leaves.
 //!
+//! VLAN tags are in the frame, both ways, if the far end of a veth pair has `Offload::TxVlan` switched off
+//! ([`crate::ethtool`]): else the kernel keeps them in metadata that XDP does not see. Our own end's settings make
+//! no difference.
+//!
 //! Chunks: the kernel holds those in the fill and receive rings (`fill` many) and those in flight
 //! (`in_flight` at most); the [`ledger`] knows each, so that a port that dies gives them all back. Registering
 //! makes the whole area resident.

@@ -27,22 +27,37 @@ pub enum Offload {
     Gso,
     /// The kernel joins received packets to large ones.
     Gro,
+    /// VLAN tags of received packets go into metadata.
+    RxVlan,
+    /// VLAN tags of packets to send come from metadata: in a veth pair they stay there, where the other end's
+    /// XDP program does not see them.
+    TxVlan,
 }
 
 impl Offload {
     /// All of them.
-    pub const ALL: [Offload; 6] =
-        [Self::RxChecksum, Self::TxChecksum, Self::ScatterGather, Self::Tso, Self::Gso, Self::Gro];
+    pub const ALL: [Offload; 8] = [
+        Self::RxChecksum,
+        Self::TxChecksum,
+        Self::ScatterGather,
+        Self::Tso,
+        Self::Gso,
+        Self::Gro,
+        Self::RxVlan,
+        Self::TxVlan,
+    ];
 
-    /// The commands that read and write it (linux/ethtool.h).
-    const fn commands(self) -> (u32, u32) {
+    /// The commands that read and write it, and its bit in their value (linux/ethtool.h).
+    const fn commands(self) -> (u32, u32, u32) {
         match self {
-            Self::RxChecksum => (0x14, 0x15),
-            Self::TxChecksum => (0x16, 0x17),
-            Self::ScatterGather => (0x18, 0x19),
-            Self::Tso => (0x1e, 0x1f),
-            Self::Gso => (0x23, 0x24),
-            Self::Gro => (0x2b, 0x2c),
+            Self::RxChecksum => (0x14, 0x15, 1),
+            Self::TxChecksum => (0x16, 0x17, 1),
+            Self::ScatterGather => (0x18, 0x19, 1),
+            Self::Tso => (0x1e, 0x1f, 1),
+            Self::Gso => (0x23, 0x24, 1),
+            Self::Gro => (0x2b, 0x2c, 1),
+            Self::TxVlan => (0x25, 0x26, 1 << 7),
+            Self::RxVlan => (0x25, 0x26, 1 << 8),
         }
     }
 }
@@ -56,6 +71,8 @@ impl fmt::Display for Offload {
             Self::Tso => "tso",
             Self::Gso => "gso",
             Self::Gro => "gro",
+            Self::RxVlan => "rx-vlan",
+            Self::TxVlan => "tx-vlan",
         })
     }
 }
@@ -72,9 +89,10 @@ struct Value {
 /// # Errors
 /// There is no such device, or it does not know the offload (`EOPNOTSUPP`).
 pub fn is_on(device: &str, offload: Offload) -> io::Result<bool> {
-    let mut value = Value { command: offload.commands().0, data: 0 };
+    let (read, _, bit) = offload.commands();
+    let mut value = Value { command: read, data: 0 };
     call(device, &mut value)?;
-    Ok(value.data != 0)
+    Ok(value.data & bit != 0)
 }
 
 /// Switches `offload` of `device`. Others may follow: without checksums there is no TSO.
@@ -82,7 +100,13 @@ pub fn is_on(device: &str, offload: Offload) -> io::Result<bool> {
 /// # Errors
 /// There is no such device, or it cannot switch the offload.
 pub fn set(device: &str, offload: Offload, on: bool) -> io::Result<()> {
-    call(device, &mut Value { command: offload.commands().1, data: u32::from(on) })
+    let (read, write, bit) = offload.commands();
+    // One number holds several of them.
+    let mut value = Value { command: read, data: 0 };
+    call(device, &mut value)?;
+    value.command = write;
+    value.data = if on { value.data | bit } else { value.data & !bit };
+    call(device, &mut value)
 }
 
 fn call(device: &str, value: &mut Value) -> io::Result<()> {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use config::{Network, Port, PortKind};
 use ipnet::IpNet;
 use packet::{Area, MacAddr};
+use ports::ethtool::Offload;
 use ports::{Kind, Opened, Spec};
 use serde::{Deserialize, Serialize};
 
@@ -153,11 +154,15 @@ async fn plug_kind(
     } else {
         let device = devices.create_veth(veth(port, far.clone(), previous)).await?;
         let (near, afxdp) = (device.near.clone(), kind == PortKind::Afxdp);
+        if afxdp && let Err(error) = devices.set_offload(device.clone(), Offload::TxVlan, false).await {
+            tracing::warn!(port = port.name, %error, "VLAN tags of the container may get lost");
+        }
         let queues = u32::from(port.queues);
         let open = move || {
             let kind = if afxdp {
                 let mut options = ports::afxdp::Options { queues: Some(queues), ..Default::default() };
                 options.fill = options.fill.min(fill);
+                options.fill_limit = options.fill_limit.min(fill);
                 Kind::Afxdp { device: near, options }
             } else {
                 Kind::Veth { device: near }

@@ -1,4 +1,4 @@
-//! What there is to know and to set on the device under an AF_XDP port, by `ioctl`.
+//! What there is to know about the device under an AF_XDP port, by `ioctl`.
 //!
 //! Names are looked up in the network namespace of the calling thread (which is why nothing here reads /sys).
 
@@ -10,11 +10,7 @@ const SIOCETHTOOL: libc::c_ulong = 0x8946;
 
 // uapi/linux/ethtool.h
 const ETHTOOL_GDRVINFO: u32 = 0x03;
-const ETHTOOL_GFLAGS: u32 = 0x25;
-const ETHTOOL_SFLAGS: u32 = 0x26;
 const ETHTOOL_GCHANNELS: u32 = 0x3c;
-const ETH_FLAG_TXVLAN: u32 = 1 << 7;
-const ETH_FLAG_RXVLAN: u32 = 1 << 8;
 
 /// A network device and a socket to ask about it.
 #[derive(Debug)]
@@ -31,12 +27,6 @@ struct Request<T> {
     value: T,
     // The kernel copies a whole `struct ifreq`, whatever the request.
     rest: [u8; 24],
-}
-
-#[repr(C)]
-struct Flags {
-    command: u32,
-    data: u32,
 }
 
 #[repr(C)]
@@ -110,23 +100,6 @@ impl Device {
             Ok(()) => (channels.rx + channels.combined).max(1),
             Err(_) => 1,
         }
-    }
-
-    /// Switches VLAN tags in metadata off in both directions, so that they stay in the frame. Says whether
-    /// anything had to change.
-    ///
-    /// # Errors
-    /// What the driver says.
-    pub(super) fn keep_vlan_tags(&self) -> io::Result<bool> {
-        let mut flags = Flags { command: ETHTOOL_GFLAGS, data: 0 };
-        self.ethtool(&mut flags)?;
-        if flags.data & (ETH_FLAG_RXVLAN | ETH_FLAG_TXVLAN) == 0 {
-            return Ok(false);
-        }
-        flags.command = ETHTOOL_SFLAGS;
-        flags.data &= !(ETH_FLAG_RXVLAN | ETH_FLAG_TXVLAN);
-        self.ethtool(&mut flags)?;
-        Ok(true)
     }
 
     fn ethtool<T>(&self, command: &mut T) -> io::Result<()> {

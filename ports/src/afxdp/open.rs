@@ -37,11 +37,6 @@ pub fn open(port: &str, device: &str, options: Options, area: &Arc<Area>) -> Res
     options.check().map_err(fail("use these AF_XDP options"))?;
     let interface = Device::find(device).map_err(fail(&format!("find {device}")))?;
     let mut notes = Vec::new();
-    if interface.is_veth()
-        && let Err(e) = interface.keep_vlan_tags()
-    {
-        notes.push(format!("VLAN tags may get lost: {device} does not take them out of its metadata: {e}"));
-    }
     let mtu = interface.mtu().map_err(fail(&format!("read the MTU of {device}")))? as usize;
     let queues = options.queues.unwrap_or_else(|| interface.queues());
     let program = Program::load(queues, options.unclaimed).map_err(fail("load the XDP program"))?;

@@ -1,6 +1,7 @@
 //! AF_XDP ports against the real kernel: veth pairs in namespaces, real ping and TCP.
 
 mod lab;
+mod vlan;
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
