@@ -200,11 +200,16 @@ pub(crate) fn outcome(port: &PortView, done: &str) -> String {
     }
     let mut words = vec![port.kind.to_string()];
     if !port.peer.is_empty() {
-        words.push(port.peer.clone());
+        words.push(far_end(port));
     }
     words.extend(port.config.addresses.iter().map(ToString::to_string));
     let notes: String = port.notes.iter().map(|note| format!("  note: {note}\n")).collect();
     format!("port {name} {done}: {}\n{notes}", words.join(", "))
+}
+
+/// Returns the far end as people call it: a namespace that has a name by its name.
+fn far_end(port: &PortView) -> String {
+    port.peer.replace(" /run/netns/", " ").replace(" /var/run/netns/", " ")
 }
 
 /// Returns the state as a word, `UP` being what nobody has to look at.
@@ -238,7 +243,7 @@ fn list(ports: &Vec<PortView>) -> String {
             port.config.network.clone(),
             port.kind.to_string(),
             state(port).to_owned(),
-            port.peer.clone(),
+            far_end(port),
             join(&port.config.addresses),
             units::count(counters.rx_frames),
             units::bytes(counters.rx_bytes),
@@ -288,7 +293,7 @@ fn details(port: &PortView) -> String {
         ("mode", port.mode.clone()),
         ("notes", port.notes.join("\n")),
         ("our end", port.device.clone()),
-        ("far end", port.peer.clone()),
+        ("far end", far_end(port)),
         ("mac", port.mac.map_or_else(String::new, |mac| mac.to_string())),
         ("addresses", join(&config.addresses)),
         ("mtu", port.mtu.to_string()),
@@ -326,7 +331,7 @@ mod tests {
             "config": {"name": "web", "network": "front", "netns": "web", "addresses": ["10.1.0.10"],
                        "trunk": ["10", "100-199"], "native": 5, "labels": {"tier": "web"}},
             "id": 3, "owner": "cli", "state": "up", "kind": "veth", "mode": "vnet_hdr,tso4",
-            "notes": ["no USO: kernel 6.1"], "device": "p3", "peer": "eth0 in web",
+            "notes": ["no USO: kernel 6.1"], "device": "p3", "peer": "eth0 in /run/netns/web",
             "mac": "02:00:0a:01:00:0a", "mtu": 1500, "workers": [0],
             "counters": {"rx_frames": 12345, "rx_bytes": 2048, "tx_frames": 7, "tx_bytes": 700,
                          "rx_errors": 1, "dropped": 2},
