@@ -14,7 +14,8 @@ fn documents_name_only_files_that_exist() {
             let is_path = name.contains('/') && !name.starts_with('/') && !name.contains([' ', '*', ':']);
             is_path && (name.ends_with('/') || name.contains('.') || name.starts_with("tools/"))
         });
-        let missing: Vec<_> = names.filter(|name| !root().join(name.trim_start_matches("./")).exists()).collect();
+        let missing: Vec<_> =
+            names.filter(|name| !root().join(name.trim_start_matches("./")).exists()).collect();
         assert!(missing.is_empty(), "{document} names {missing:?}");
     }
 }
@@ -22,10 +23,8 @@ fn documents_name_only_files_that_exist() {
 #[test]
 fn the_table_of_stages_is_the_order_of_the_walk() {
     let code = std::fs::read_to_string(root().join("pipeline/src/lib.rs")).expect("the pipeline");
-    let steps: Vec<&str> = code
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("step!(")?.strip_suffix(");"))
-        .collect();
+    let steps: Vec<&str> =
+        code.lines().filter_map(|line| line.trim().strip_prefix("step!(")?.strip_suffix(");")).collect();
     let text = std::fs::read_to_string(root().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md");
     let (_, table) = text.split_once("| stage | decides |").expect("the table of stages");
     let rows: Vec<&str> = table
