@@ -162,7 +162,8 @@ async fn plug_kind(
             let kind = if afxdp {
                 let mut options = ports::afxdp::Options { queues: Some(queues), ..Default::default() };
                 options.fill = options.fill.min(fill);
-                options.fill_limit = options.fill_limit.min(fill);
+                // The depth follows the load, and not all ports are busy at once.
+                options.fill_limit = options.fill_limit.min(fill * 2);
                 Kind::Afxdp { device: near, options }
             } else {
                 Kind::Veth { device: near }

@@ -131,7 +131,8 @@ impl Lab {
 
     /// Sends `len` bytes from container 0 to container 1 by TCP and checks that they arrive as they were.
     pub(crate) fn transfer(&self, to: IpAddr, len: usize) {
-        let pattern = |n: usize| (0..n).map(|i| (i % 251) as u8 ^ (i >> 9) as u8).collect::<Vec<_>>();
+        let byte = |i: usize| (i % 251).to_le_bytes()[0] ^ (i >> 9).to_le_bytes()[0];
+        let pattern = |n: usize| (0..n).map(byte).collect::<Vec<_>>();
         let patience = Some(Duration::from_secs(20));
         std::thread::scope(|scope| {
             let (ready, listening) = mpsc::channel();

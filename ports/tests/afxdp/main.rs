@@ -4,11 +4,12 @@ mod lab;
 mod vlan;
 
 use std::io::{BufRead, BufReader};
+use std::net::UdpSocket;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use lab::*;
-use packet::{FramePool, FrameQueue};
+use packet::{Area, FramePool, FrameQueue};
 use ports::afxdp::{Attach, CopyMode, Options};
 use ports::{Health, Port};
 
@@ -143,16 +144,73 @@ fn every_queue_of_a_device_has_its_port() {
     let area = area();
     lab.enter("s");
     let opened = open(0, Options::default(), &area).expect("the port opens");
-    assert_eq!(opened.queues.len(), 2);
+    let mut queues = opened.queues;
+    assert_eq!(queues.len(), 2);
     let mut pool = FramePool::new(area.clone());
-    opened.queues.into_iter().for_each(|port| port.close(&mut pool));
+    for queue in &mut queues {
+        queue.receive(&mut pool, 64, |_| unreachable!("nobody sends"));
+    }
+    lab.exec("0", "ip neigh add 10.9.0.77 lladdr 02:00:00:00:00:77 dev eth0");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            lab.enter("0");
+            for port in 4000..4064u16 {
+                let socket = UdpSocket::bind(("10.9.0.1", port)).expect("a free port");
+                socket.send_to(b"x", "10.9.0.77:9").expect("the neighbour is known");
+            }
+        });
+    });
+    let mut counts = [0, 0];
+    for (queue, count) in queues.iter_mut().zip(&mut counts) {
+        let mut frames = Vec::new();
+        queue.receive(&mut pool, 256, |frame| frames.push(frame));
+        *count = frames.iter().filter(|frame| frame.bytes()[..6] == [2, 0, 0, 0, 0, 0x77]).count();
+        frames.into_iter().for_each(|frame| pool.free(frame));
+    }
+    assert_eq!(counts.iter().sum::<usize>(), 64);
+    assert!(counts.iter().all(|count| *count > 0), "one queue got nothing: {counts:?}");
+    // The queues close one by one; the others stay.
+    queues.remove(0).close(&mut pool);
+    assert!(lab.exec("s", "ip link show sw0").contains("xdp"));
+    queues.remove(0).close(&mut pool);
+    assert!(!lab.exec("s", "ip link show sw0").contains("xdp"));
     drop(pool);
+    all_home(&area);
     let forwarder = Forwarder::start(&lab, &Options::default(), &area);
     talk(&lab, 2 * MEGABYTE, true);
-    for port in 7000..7008 {
-        lab.try_exec("0", &format!("timeout 1 bash -c 'echo x > /dev/udp/10.9.0.2/{port}'"));
-    }
     forwarder.stop();
+    all_home(&area);
+}
+
+#[test]
+fn an_area_that_is_used_up_is_counted_and_recovers() {
+    if !can_run() {
+        return;
+    }
+    let lab = Lab::new(Pairs::default());
+    let area = Area::new(128, 4).expect("a small area");
+    lab.enter("s");
+    let mut port = open(0, Options::default(), &area).expect("the port opens").queues.remove(0);
+    let mut pool = FramePool::new(area.clone());
+    let mut held: Vec<_> = std::iter::from_fn(|| pool.alloc(60)).collect();
+    port.receive(&mut pool, 64, |_| unreachable!("nobody sends"));
+    assert_eq!((port.stats().rx_no_memory, port.stats().lent_chunks), (1, 0));
+    assert!(port.wants_turn(), "nothing wakes a port that has no chunk in the kernel");
+    held.drain(..).for_each(|frame| pool.free(frame));
+    port.receive(&mut pool, 64, |_| unreachable!("nobody sends"));
+    assert_eq!(port.stats().lent_chunks, 128);
+    assert!(!port.wants_turn());
+    lab.try_exec("0", "ping -c 1 -W 1 10.9.0.77");
+    assert!(port.wants_turn());
+    let mut count = 0;
+    port.receive(&mut pool, 64, |frame| {
+        held.push(frame);
+        count += 1;
+    });
+    assert!(count > 0);
+    held.drain(..).for_each(|frame| pool.free(frame));
+    port.close(&mut pool);
+    drop(pool);
     all_home(&area);
 }
 
@@ -396,7 +454,7 @@ fn helper_process() {
     let mut pool = FramePool::new(area);
     println!("open");
     loop {
-        port.receive(&mut pool, 64, |frame| std::mem::forget(frame));
+        port.receive(&mut pool, 64, std::mem::forget);
         std::thread::sleep(Duration::from_millis(1));
     }
 }
