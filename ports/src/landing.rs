@@ -1,10 +1,10 @@
 //! Where a packet from a device lands before its length is known.
 //!
 //! Most packets are small, some are 64 KiB, and nothing tells which is next. So a device reads into two pieces
-//! of memory: a small chunk, and behind it a large chunk from the place on where the small one
-//! ends. A packet that fits the small chunk stays there uncopied and the large chunk waits for the next. Of a
-//! longer one only the head, [`SPLIT`] bytes, is copied in front of its tail in the large chunk: every frame is
-//! contiguous, and 64 KiB cost a copy of 2.
+//! of memory: a small chunk, and behind it a large chunk from the place on where the small one ends. A packet
+//! that fits the small chunk stays there uncopied and the large chunk waits for the next. Of a longer one only
+//! the head, [`SPLIT`] bytes, is copied in front of its tail in the large chunk: every frame is contiguous, and
+//! 64 KiB cost a copy of 2.
 //!
 //! ```text
 //! small chunk   [virtio_net_hdr| SPLIT bytes | left free ]
@@ -23,10 +23,6 @@ use crate::vnet;
 /// for each large frame, and an ordinary packet has 1514 bytes.
 pub(crate) const SPLIT: usize = 2048;
 const _: () = assert!(SPLIT <= SMALL_ROOM);
-
-/// After this many bytes a port has had its turn, whatever its budget of frames: 256 large frames would hold
-/// up the other ports for 5 ms, and push each other out of the second-level cache before they are sent.
-pub(crate) const TURN_BYTES: usize = 256 << 10;
 
 /// Memory for one packet of unknown length. Without a large chunk (the area has no more) only small packets
 /// can land; a longer one is cut off, and the device says so.
