@@ -3,8 +3,9 @@
 //! One anonymous mapping, cut into chunks of 4 KiB and, behind them, chunks of 68 KiB (17 small ones in a row)
 //! for GSO and jumbo frames. AF_XDP ports register the whole area, so an address in it means the same to all.
 //!
-//! Chunks that no [`FramePool`](crate::FramePool) holds wait in a depot of magazines, 64 chunks each: workers
-//! trade whole magazines, so the shared queue is touched once in 64 frames. Any thread may do so.
+//! Chunks that no [`FramePool`](crate::FramePool) holds wait in a depot of magazines, 64 small chunks or 8 large
+//! ones each: workers trade whole magazines, so the shared queue is touched once in 64 frames. Any thread may do
+//! so. Large chunks are few (a hundred by default), and what one worker keeps for itself another cannot have.
 //!
 //! Capacity is fixed when the area is made. When it is used up an allocation fails and the caller drops.
 //!
@@ -45,9 +46,17 @@ pub(crate) struct Magazine {
 impl Magazine {
     pub(crate) const CAPACITY: usize = 64;
 
-    pub(crate) fn fill(chunks: impl Iterator<Item = u32>) -> Self {
+    /// Returns how many chunks of `kind` change hands together.
+    pub(crate) const fn size(kind: ChunkKind) -> usize {
+        match kind {
+            ChunkKind::Small => Self::CAPACITY,
+            ChunkKind::Large => Self::CAPACITY / 8,
+        }
+    }
+
+    pub(crate) fn fill(kind: ChunkKind, chunks: impl Iterator<Item = u32>) -> Self {
         let mut magazine = Self { len: 0, chunks: [0; Self::CAPACITY] };
-        for chunk in chunks.take(Self::CAPACITY) {
+        for chunk in chunks.take(Self::size(kind)) {
             magazine.chunks[magazine.len] = chunk;
             magazine.len += 1;
         }
@@ -61,6 +70,7 @@ impl Magazine {
 
 /// Where chunks of one kind wait.
 struct Depot {
+    kind: ChunkKind,
     magazines: ArrayQueue<Magazine>,
     /// Partly filled magazines that found the queue full; only pools that go away get here.
     rest: Mutex<Vec<u32>>,
@@ -69,9 +79,10 @@ struct Depot {
 }
 
 impl Depot {
-    fn new(first: u32, step: u32, total: usize) -> Self {
+    fn new(kind: ChunkKind, first: u32, step: u32, total: usize) -> Self {
         let depot = Self {
-            magazines: ArrayQueue::new(total / Magazine::CAPACITY + 64),
+            kind,
+            magazines: ArrayQueue::new(total / Magazine::size(kind) + 64),
             rest: Mutex::new(Vec::new()),
             free: AtomicUsize::new(0),
             total,
@@ -79,7 +90,7 @@ impl Depot {
         let mut pages =
             (0..total).map(|n| first + u32::try_from(n).expect("Area::new checked the size") * step);
         loop {
-            let magazine = Magazine::fill(&mut pages);
+            let magazine = Magazine::fill(kind, &mut pages);
             if magazine.len == 0 {
                 return depot;
             }
@@ -97,8 +108,8 @@ impl Depot {
     fn take(&self) -> Option<Magazine> {
         let magazine = self.magazines.pop().or_else(|| {
             let mut rest = self.rest.lock().unwrap_or_else(|e| e.into_inner());
-            let from = rest.len().saturating_sub(Magazine::CAPACITY);
-            (!rest.is_empty()).then(|| Magazine::fill(rest.drain(from..)))
+            let from = rest.len().saturating_sub(Magazine::size(self.kind));
+            (!rest.is_empty()).then(|| Magazine::fill(self.kind, rest.drain(from..)))
         })?;
         self.free.fetch_sub(magazine.len, Ordering::Relaxed);
         Some(magazine)
@@ -152,8 +163,8 @@ impl Area {
             base,
             len,
             small_bytes: small * CHUNK_LEN,
-            small: Depot::new(0, 1, small),
-            large: Depot::new(small_pages, step, large),
+            small: Depot::new(ChunkKind::Small, 0, 1, small),
+            large: Depot::new(ChunkKind::Large, small_pages, step, large),
         }))
     }
 

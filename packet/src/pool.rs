@@ -1,7 +1,7 @@
 //! A worker's own stock of free chunks.
 //!
 //! Last in, first out, so that the chunk handed out is the one still in cache. Chunks are traded with the
-//! area's depot a magazine of 64 at a time. One thread owns a pool; nothing here allocates after `new`.
+//! area's depot a magazine at a time. One thread owns a pool; nothing here allocates after `new`.
 
 use std::sync::Arc;
 
@@ -18,11 +18,14 @@ pub const SMALL_ROOM: usize = CHUNK_LEN - HEADROOM - (COLOURS as usize - 1) * CO
 /// The longest packet that a large chunk surely takes.
 pub const LARGE_ROOM: usize = LARGE_CHUNK_LEN - HEADROOM;
 
-/// Keeps at most this many magazines of a kind before it gives one back.
-const KEEP: usize = 3;
-
-/// So many free chunks of a kind make a pool give one magazine back.
-const FULL: usize = (KEEP + 1) * Magazine::CAPACITY;
+/// So many free chunks of a kind make a pool give one magazine back. Of large chunks it keeps few: a worker that
+/// only transmits what others received must not end up with all of them.
+const fn full(kind: ChunkKind) -> usize {
+    match kind {
+        ChunkKind::Small => 4 * Magazine::size(kind),
+        ChunkKind::Large => 2 * Magazine::size(kind),
+    }
+}
 
 /// The most chunks that [`FramePool::reserve`] sets aside: what a 64 KiB frame needs in segments of 64 bytes.
 pub const MAX_RESERVE: usize = 1024;
@@ -38,7 +41,7 @@ pub struct FramePool {
 impl FramePool {
     /// Makes an empty pool; it draws from `area` when first asked.
     pub fn new(area: Arc<Area>) -> Self {
-        let room = || Vec::with_capacity(FULL.max(MAX_RESERVE) + Magazine::CAPACITY);
+        let room = || Vec::with_capacity(full(ChunkKind::Small).max(MAX_RESERVE) + Magazine::CAPACITY);
         Self { area, small: room(), large: room() }
     }
 
@@ -109,9 +112,9 @@ impl FramePool {
             ChunkKind::Large => &mut self.large,
         };
         stock.push(page);
-        if stock.len() >= FULL {
-            let from = stock.len() - Magazine::CAPACITY;
-            self.area.put(kind, Magazine::fill(stock.drain(from..)));
+        if stock.len() >= full(kind) {
+            let from = stock.len() - Magazine::size(kind);
+            self.area.put(kind, Magazine::fill(kind, stock.drain(from..)));
         }
     }
 
@@ -127,9 +130,9 @@ impl FramePool {
             stock.extend_from_slice(magazine.chunks());
         }
         let reserved = stock.len() >= count;
-        while !reserved && stock.len() >= FULL {
-            let from = stock.len() - Magazine::CAPACITY;
-            self.area.put(kind, Magazine::fill(stock.drain(from..)));
+        while !reserved && stock.len() >= full(kind) {
+            let from = stock.len() - Magazine::size(kind);
+            self.area.put(kind, Magazine::fill(kind, stock.drain(from..)));
         }
         reserved
     }
@@ -150,8 +153,8 @@ impl FramePool {
                 ChunkKind::Large => &mut self.large,
             };
             while !stock.is_empty() {
-                let from = stock.len().saturating_sub(Magazine::CAPACITY);
-                self.area.put(kind, Magazine::fill(stock.drain(from..)));
+                let from = stock.len().saturating_sub(Magazine::size(kind));
+                self.area.put(kind, Magazine::fill(kind, stock.drain(from..)));
             }
         }
     }
@@ -190,7 +193,7 @@ mod tests {
         let mut pool = FramePool::new(Arc::clone(&area));
         assert!(!pool.reserve(ChunkKind::Small, 701));
         assert!(!pool.reserve(ChunkKind::Small, MAX_RESERVE + 1));
-        assert!(pool.held(ChunkKind::Small) < FULL);
+        assert!(pool.held(ChunkKind::Small) < full(ChunkKind::Small));
         assert!(pool.reserve(ChunkKind::Small, 600));
         assert!(pool.held(ChunkKind::Small) >= 600);
         let mut other = FramePool::new(Arc::clone(&area));
@@ -201,7 +204,18 @@ mod tests {
         for frame in frames {
             pool.free(frame);
         }
-        assert!(pool.held(ChunkKind::Small) < FULL);
+        assert!(pool.held(ChunkKind::Small) < full(ChunkKind::Small));
+    }
+
+    #[test]
+    fn a_pool_that_only_frees_passes_large_chunks_on() {
+        let area = Area::new(64, 100).expect("a small area");
+        let (mut receiver, mut transmitter) =
+            (FramePool::new(Arc::clone(&area)), FramePool::new(Arc::clone(&area)));
+        for _ in 0..10_000 {
+            transmitter.free(receiver.alloc(60_000).expect("a chunk that came back"));
+        }
+        assert!(transmitter.held(ChunkKind::Large) < 16);
     }
 
     #[test]
