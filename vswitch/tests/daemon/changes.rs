@@ -36,7 +36,8 @@ addresses = ["10.1.0.11"]
 }
 
 fn everything(host: &Host, netns: &[&str]) -> String {
-    let links: String = netns.iter().map(|n| run(&format!("ip -n {n} -o addr show; ip -n {n} -o link show"))).collect();
+    let links: String =
+        netns.iter().map(|n| run(&format!("ip -n {n} -o addr show; ip -n {n} -o link show"))).collect();
     let switch = run(&format!("ip -n vswitch-{} -o link show", host.tag));
     format!("{}\n{links}\n{switch}", host.get("/v1/config"))
 }
@@ -49,7 +50,7 @@ fn a_bad_configuration_changes_nothing_and_names_the_place() {
     let good = format!("[[port]]\nname = \"c\"\nnetwork = \"front\"\nnetns = \"{c}\"\n");
     let before = everything(&host, &[&a, &b, &c]);
     for (more, expected) in [
-        ("[[port]]\nname = \"x\"\nnetwrk = \"front\"\n".to_owned(), ":25:"),
+        ("[[port]]\nname = \"x\"\nnetwrk = \"front\"\n".to_owned(), "new.toml:21:1"),
         ("[[port]]\nname = \"a\"\nnetwork = \"front\"\n".to_owned(), "'a'"),
         (
             "[[port]]\nname = \"x\"\nnetwork = \"front\"\naddresses = [\"10.1.0.10\"]\n".to_owned(),
@@ -88,11 +89,18 @@ fn an_apply_changes_what_differs_and_disturbs_nothing_else() {
     assert_eq!(host.get("/v1/status")["config_differs"], true);
 
     // An address and an MTU change in place.
-    let toml = host.toml(&file(&a, &b, &more.replace("10.1.0.12", "10.1.0.13").replace("[[port]]", "[[port]]\nmtu = 1400")));
+    let toml = host.toml(&file(
+        &a,
+        &b,
+        &more.replace("10.1.0.12", "10.1.0.13").replace("[[port]]", "[[port]]\nmtu = 1400"),
+    ));
     host.post("/v1/apply", &json!({"toml": toml}));
     assert_eq!(host.ping(&c, "10.1.0.11", 2), 2);
     let inside = run(&format!("ip -n {c} -o addr show eth0; ip -n {c} -o link show eth0"));
-    assert!(inside.contains("10.1.0.13/24") && !inside.contains("10.1.0.12") && inside.contains("mtu 1400"), "{inside}");
+    assert!(
+        inside.contains("10.1.0.13/24") && !inside.contains("10.1.0.12") && inside.contains("mtu 1400"),
+        "{inside}"
+    );
 
     // SIGHUP goes back to the file.
     host.signal(Signal::SIGHUP);
@@ -108,7 +116,9 @@ fn an_apply_that_nobody_confirms_is_undone() {
     let toml = host.toml(&file(&a, &b, "[[network]]\nname = \"back\"\n"));
     host.post("/v1/apply", &json!({"toml": toml, "confirm": 1}));
     host.get("/v1/networks/back");
-    wait_for("the roll-back", Duration::from_secs(5), || host.request("GET", "/v1/networks/back", "").0 == 404);
+    wait_for("the roll-back", Duration::from_secs(5), || {
+        host.request("GET", "/v1/networks/back", "").0 == 404
+    });
 
     host.post("/v1/apply", &json!({"toml": toml, "confirm": 2}));
     host.post("/v1/confirm", &json!({}));
@@ -123,7 +133,8 @@ fn commands_change_what_they_own_and_nothing_of_the_files() {
     let c = host.container("c");
     host.post("/v1/ports", &json!({"name": "c", "network": "front", "netns": c, "addresses": ["10.1.0.12"]}));
     assert_eq!(host.ping(&a, "10.1.0.12", 2), 2);
-    let (status, view) = host.request("PATCH", "/v1/ports/c", r#"{"isolated": true, "labels": {"tier": "web"}}"#);
+    let (status, view) =
+        host.request("PATCH", "/v1/ports/c", r#"{"isolated": true, "labels": {"tier": "web"}}"#);
     assert_eq!((status, &view["config"]["isolated"]), (200, &json!(true)), "{view}");
     for (method, path, body, expected) in [
         ("PATCH", "/v1/ports/a", "{\"isolated\": true}", 409),
@@ -158,7 +169,11 @@ fn static_stations_are_set_listed_and_flushed() {
     host.post("/v1/fdb", &entry);
     assert_eq!(host.request("POST", "/v1/fdb", &entry.to_string()).0, 409);
     let found = host.get(&format!("/v1/fdb?mac={mac}"));
-    assert_eq!((found[0]["kind"].as_str(), found[0]["port"].as_str()), (Some("static"), Some("b")), "{found}");
+    assert_eq!(
+        (found[0]["kind"].as_str(), found[0]["port"].as_str()),
+        (Some("static"), Some("b")),
+        "{found}"
+    );
     let (status, flushed) = host.request("DELETE", &format!("/v1/fdb?mac={mac}"), "");
     assert_eq!((status, flushed["entries"].as_u64()), (200, Some(1)));
     assert_eq!(host.get(&format!("/v1/fdb?mac={mac}")), json!([]));

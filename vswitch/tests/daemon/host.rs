@@ -106,7 +106,8 @@ impl Host {
     /// Starts the daemon. `nsenter`, since `ip netns exec` gives the daemon a mount namespace of its own, with
     /// which the switch's namespace would go.
     pub(crate) fn spawn(&mut self) {
-        let log = fs::File::options().create(true).append(true).open(self.directory.join("log")).expect("a log");
+        let log =
+            fs::File::options().create(true).append(true).open(self.directory.join("log")).expect("a log");
         let child = Command::new("nsenter")
             .arg(format!("--net=/run/netns/{}h", self.tag))
             .arg(env!("CARGO_BIN_EXE_vswitchd"))
@@ -148,7 +149,8 @@ impl Host {
 
     /// Asks the API; returns status and body.
     pub(crate) fn request(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
-        self.try_request(method, path, body).unwrap_or_else(|| panic!("no answer to {method} {path}: {}", self.log()))
+        self.try_request(method, path, body)
+            .unwrap_or_else(|| panic!("no answer to {method} {path}: {}", self.log()))
     }
 
     fn try_request(&self, method: &str, path: &str, body: &str) -> Option<(u16, Value)> {

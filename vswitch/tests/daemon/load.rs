@@ -130,7 +130,8 @@ fn a_namespace_deleted_in_full_flood_costs_others_nothing() {
     let (mut host, a, b) = pair("\"auto\"");
     for kind in ["veth", "tap", "afxdp"] {
         let c = host.container("c");
-        let body = json!({"name": "c", "network": "front", "netns": c, "kind": kind, "addresses": ["10.1.0.12"]});
+        let body =
+            json!({"name": "c", "network": "front", "netns": c, "kind": kind, "addresses": ["10.1.0.12"]});
         host.post("/v1/ports", &body);
         let stream = Stream::start(&host, &a, &b, "10.1.0.11", 2000);
         // Both ways: it is flooded, and it floods.
@@ -167,7 +168,8 @@ fn a_loop_outside_is_found_and_its_port_disabled() {
     let (mut host, a, b) = pair("\"auto\"");
     let c = host.container("c");
     for n in 0..2 {
-        let body = json!({"name": format!("l{n}"), "network": "front", "netns": c, "ifname": format!("l{n}")});
+        let body =
+            json!({"name": format!("l{n}"), "network": "front", "netns": c, "ifname": format!("l{n}")});
         host.post("/v1/ports", &body);
     }
     run(&format!(
@@ -194,7 +196,8 @@ fn an_idle_switch_sleeps() {
     let pid = host.get("/v1/status")["pid"].as_u64().expect("a pid");
     let ticks = || {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
-        let fields: Vec<u64> = stat.rsplit(')').next().expect("fields").split(' ').filter_map(|f| f.parse().ok()).collect();
+        let fields: Vec<u64> =
+            stat.rsplit(')').next().expect("fields").split(' ').filter_map(|f| f.parse().ok()).collect();
         // utime and stime are fields 14 and 15; the state after the name is no number.
         fields[10] + fields[11]
     };

@@ -97,8 +97,12 @@ fn frames_cross_between_two_workers() {
     for kind in ["veth", "afxdp"] {
         let (host, a, b, _) = three(kind, "[0, 1]");
         let views = host.get("/v1/workers");
-        let owners: Vec<usize> =
-            views.as_array().expect("a list").iter().map(|w| w["ports"].as_array().expect("a list").len()).collect();
+        let owners: Vec<usize> = views
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|w| w["ports"].as_array().expect("a list").len())
+            .collect();
         assert_eq!(owners.iter().sum::<usize>(), 3);
         assert!(owners.iter().all(|ports| *ports > 0), "ports are split: {views}");
         assert_eq!(host.ping(&a, "10.1.0.11", 5), 5);
