@@ -247,3 +247,74 @@ fn the_kernel_cuts_for_a_device_whose_offloads_are_off() {
     }
     ports.into_iter().for_each(|port| port.close(&mut pool));
 }
+
+/// A frame of noise that claims any offload state.
+fn noise(seed: &mut u64, pool: &mut FramePool) -> Frame {
+    let mut next = || {
+        *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        *seed >> 33
+    };
+    let mut small = |limit: u64| u16::try_from(next() % limit).expect("below 64 KiB");
+    let len = [0, 1, 13, 14, 15, 33, 60, 1514, 3392, 9014, 65_000, 69_000][usize::from(small(12))];
+    let mut frame = pool.alloc(len).expect("a chunk");
+    frame.set_len(len);
+    let (a, b) = (small(256), small(256));
+    for (n, byte) in frame.bytes_mut().iter_mut().enumerate() {
+        *byte = u8::try_from((n * usize::from(a) + usize::from(b)) % 256).expect("a byte");
+    }
+    let start = small(3);
+    if start > 0 && len > 60 {
+        frame.bytes_mut()[12..15].copy_from_slice(&[8, 0, 0x45]);
+        frame.bytes_mut()[23] = [6, 17][usize::from(start) - 1];
+    }
+    frame.set_checksum(match small(3) {
+        0 => Checksum::Complete,
+        1 => Checksum::Unknown,
+        _ => Checksum::Partial { start: [34, 14, 0, 65_000][usize::from(small(4))], offset: small(30) },
+    });
+    if small(2) == 1 {
+        let kind = [GsoKind::Tcp4, GsoKind::Tcp6, GsoKind::Udp][usize::from(small(3))];
+        let tunnel = Tunnel { outer_l4: small(100), inner_l3: small(200), outer_checksum: small(2) == 1 };
+        let tunnel = (small(2) == 1).then_some(tunnel);
+        let (size, header_len, ecn) = (small(2000), small(200), small(2) == 1);
+        frame.set_gso(Some(Gso { kind, size, header_len, ecn, tunnel }));
+    }
+    frame
+}
+
+#[test]
+fn noise_is_sent_or_counted_and_never_kept() {
+    let ns = Namespace::new("n");
+    let area = area();
+    let mut pool = FramePool::new(Arc::clone(&area));
+    let mut queue = FrameQueue::new(64);
+    let mut seed = u64::from(std::process::id());
+    println!("seed {seed}");
+    for make in [veth_pair, tap_and_socket] {
+        let mut ports = make(&ns, &area);
+        for _ in 0..100 {
+            for from in 0..2 {
+                let before = ports[from].stats();
+                let cut = before.tx_segmented;
+                for _ in 0..50 {
+                    queue.push(noise(&mut seed, &mut pool)).expect("room");
+                }
+                ports[from].transmit(&mut queue, &mut pool);
+                let after = ports[from].stats();
+                assert!(queue.is_empty() && !ports[from].wants_turn());
+                let done = after.tx_frames + after.tx_errors - before.tx_frames - before.tx_errors;
+                assert!(done == 50 || after.tx_segmented > cut && done >= 50, "{done} of 50: {after:?}");
+                let mut arrived = Vec::new();
+                while ports[1 - from].receive(&mut pool, 256, |frame| arrived.push(frame)) > 0 {}
+                arrived.into_iter().for_each(|frame| pool.free(frame));
+            }
+        }
+        println!("{:?}", ports.each_ref().map(Port::stats));
+        assert_eq!(ports[0].health(), ports::Health::Up);
+        ports.into_iter().for_each(|port| port.close(&mut pool));
+        ns.run("sh -c 'ip link del p0 2>/dev/null || true'");
+    }
+    drop(pool);
+    let kind = packet::area::ChunkKind::Large;
+    assert_eq!(area.free(kind), area.total(kind), "every chunk came home");
+}
