@@ -198,6 +198,7 @@ impl Area {
     ///
     /// # Panics
     /// When `offset` is outside the area.
+    #[inline]
     pub fn chunk_of(&self, offset: usize) -> (ChunkKind, usize) {
         assert!(offset < self.len, "offset {offset} is outside the area of {} bytes", self.len);
         if offset < self.small_bytes {
@@ -210,6 +211,7 @@ impl Area {
 
     /// Gives a frame's chunk up to the caller, who lends it to the kernel, and returns the offset of the
     /// frame's first byte in the area.
+    #[inline]
     pub fn lend(&self, frame: Frame) -> usize {
         let offset = frame.address() - self.base.as_ptr() as usize;
         debug_assert!(offset < self.len, "the frame is of another area");
@@ -225,6 +227,7 @@ impl Area {
     ///
     /// # Panics
     /// When the bytes leave the chunk: a kernel that says so would be broken.
+    #[inline]
     pub unsafe fn reclaim(&self, offset: usize, len: usize) -> Frame {
         let (kind, chunk) = self.chunk_of(offset);
         let start = offset - chunk;
@@ -239,6 +242,7 @@ impl Area {
     ///
     /// # Safety
     /// The caller owns the chunk, and `start + len` is within it.
+    #[inline]
     pub(crate) unsafe fn frame(&self, page: u32, kind: ChunkKind, start: usize, len: usize) -> Frame {
         debug_assert!((page as usize) * CHUNK_LEN < self.len);
         // SAFETY: `page` is a chunk of this area, so the result is inside the mapping.

@@ -85,6 +85,7 @@ impl Frame {
     /// # Safety
     /// The caller owns the chunk at `chunk`, which is number `page` of its area and of kind `kind`, and
     /// `start + len` is within it.
+    #[inline]
     pub(crate) unsafe fn from_chunk(
         chunk: NonNull<u8>,
         page: u32,
@@ -116,12 +117,14 @@ impl Frame {
         unsafe { slice::from_raw_parts_mut(self.data(), self.len as usize) }
     }
 
+    #[inline]
     fn data(&self) -> *mut u8 {
         // SAFETY: `start` is within the chunk.
         unsafe { self.chunk.as_ptr().add(self.start as usize) }
     }
 
     /// Returns the address of the first byte, for the ports' ring descriptors.
+    #[inline]
     pub fn address(&self) -> usize {
         self.data() as usize
     }
@@ -138,6 +141,7 @@ impl Frame {
     }
 
     /// Returns the bytes of the chunk.
+    #[inline]
     pub fn capacity(&self) -> usize {
         match self.kind() {
             ChunkKind::Small => CHUNK_LEN,
@@ -146,16 +150,19 @@ impl Frame {
     }
 
     /// Returns the kind of chunk.
+    #[inline]
     pub fn kind(&self) -> ChunkKind {
         if self.flags & LARGE != 0 { ChunkKind::Large } else { ChunkKind::Small }
     }
 
     /// Returns the free bytes before the packet.
+    #[inline]
     pub fn headroom(&self) -> usize {
         self.start as usize
     }
 
     /// Returns the free bytes after the packet.
+    #[inline]
     pub fn tailroom(&self) -> usize {
         self.capacity() - self.start as usize - self.len as usize
     }
@@ -165,6 +172,7 @@ impl Frame {
     ///
     /// # Panics
     /// When there is less headroom.
+    #[inline]
     pub fn with_headroom(&mut self, count: usize) -> &mut [u8] {
         assert!(count <= self.headroom(), "{count} bytes wanted, {} bytes of headroom", self.headroom());
         let len = count + self.len as usize;
@@ -204,6 +212,7 @@ impl Frame {
     ///
     /// # Panics
     /// When the chunk is too small.
+    #[inline]
     pub fn set_len(&mut self, len: usize) {
         assert!(self.start as usize + len <= self.capacity(), "{len} bytes do not fit into the chunk");
         self.len = u32::try_from(len).expect("a chunk is smaller than 4 GiB");
@@ -222,6 +231,7 @@ impl Frame {
     }
 
     /// Returns what is known of the transport checksum.
+    #[inline]
     pub fn checksum(&self) -> Checksum {
         if self.flags & CHECKSUM_PARTIAL != 0 {
             Checksum::Partial { start: self.place.checksum_start(), offset: self.place.checksum_offset() }
@@ -233,6 +243,7 @@ impl Frame {
     }
 
     /// Records what is known of the transport checksum.
+    #[inline]
     pub fn set_checksum(&mut self, checksum: Checksum) {
         self.flags &= !(CHECKSUM_PARTIAL | CHECKSUM_UNKNOWN);
         match checksum {
@@ -323,11 +334,13 @@ impl Frame {
     }
 
     /// Returns the number of the chunk in its area, counted in small chunks.
+    #[inline]
     pub(crate) fn page(&self) -> u32 {
         self.place.page()
     }
 
     /// Gives up the chunk without returning it; the caller owns it now.
+    #[inline]
     pub(crate) fn forget(self) {
         std::mem::forget(self);
     }
