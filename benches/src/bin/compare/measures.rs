@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::lab::{ADDRESSES, Lab, Running, output};
-use crate::subjects::{Subject, vswitch};
+use crate::subjects::{Ends, Subject, vswitch};
 use crate::{Figures, Results, Row, Sample, Setting};
 
 /// Ports that do nothing, in [`idle_ports`].
@@ -24,7 +24,7 @@ pub(crate) fn all(
     for row in rows {
         let figures = match row {
             Row::Tcp => tcp(&running),
-            Row::Rate => rate(&running),
+            Row::Rate => rate(&running, subject.ends() == Ends::Afxdp),
             _ => latency_of(&running, subject),
         };
         let figures = figures.with_context(|| format!("{row:?}"))?;
@@ -73,12 +73,16 @@ fn tcp(running: &Running) -> Result<Figures> {
 
 /// 64-byte frames as fast as a packet socket sends them, counted by the receiving device. They are for an
 /// address that is not there, so the receiving stack drops them at its routing table, at next to no cost.
-fn rate(running: &Running) -> Result<Figures> {
+///
+/// A sender of single frames is what limits an AF_XDP path, not the switch. There it sends 64 at once for the
+/// kernel to cut (a veth whose far end has an XDP program does not pass a large frame on).
+fn rate(running: &Running, cut: bool) -> Result<Figures> {
     let (lab, setting) = (&running.lab, &running.setting);
     let mac = lab.link(1, "/0/address")?;
     let program = setting.programs.join("vspktgen");
     let mut send = Lab::command(&lab.ends[0], Some(setting.ends_cpu), program);
-    send.args(["send", "packet:eth0", "--json", "--size", "64", "--rate", "max"]);
+    let device: &[&str] = if cut { &["veth:eth0", "--gso", "64"] } else { &["packet:eth0"] };
+    send.arg("send").args(device).args(["--json", "--size", "64", "--rate", "max"]);
     send.args(["--src-ip", ADDRESSES[0], "--dst-ip", "198.18.0.2"]);
     send.args(["--dst-mac", mac.as_str().context("no MAC")?]);
     send.args(["--duration", &setting.seconds.to_string()]);

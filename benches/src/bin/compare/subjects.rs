@@ -101,6 +101,14 @@ impl Subject {
         matches!(self, Self::Vswitch(_) | Self::VswitchDefault)
     }
 
+    /// What the ends hang on.
+    pub(crate) fn ends(self) -> Ends {
+        match self {
+            Self::Bridge | Self::VswitchDefault => Ends::Veth,
+            Self::Ovs(ends) | Self::Bare(ends) | Self::Ports(ends) | Self::Vswitch(ends) => ends,
+        }
+    }
+
     /// The bare loop over the same kind of port.
     pub(crate) fn bare(self) -> Option<Subject> {
         match self {

@@ -4,7 +4,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use packet::{Area, Frame, FramePool, FrameQueue, MacAddr};
+use packet::{Area, Checksum, Frame, FramePool, FrameQueue, Gso, MacAddr};
 use ports::bare::{self, packet::Packets};
 use ports::{Kind, Port, Spec, afxdp, memory};
 
@@ -112,6 +112,16 @@ impl Device {
     /// Adds a frame of `len` bytes, written by `write`, to those that [`Device::flush`] sends. False when
     /// there is no room: flush first.
     pub(crate) fn push(&mut self, len: usize, write: impl FnOnce(&mut [u8])) -> bool {
+        self.push_gso(len, None, write)
+    }
+
+    /// As [`Device::push`], for a frame that is to be cut. A plain packet socket cannot say so.
+    pub(crate) fn push_gso(
+        &mut self,
+        len: usize,
+        gso: Option<(Gso, Checksum)>,
+        write: impl FnOnce(&mut [u8]),
+    ) -> bool {
         match self {
             Self::Packet { out, .. } => match out.push(len) {
                 Some(bytes) => {
@@ -127,6 +137,10 @@ impl Device {
                 let Some(mut frame) = ports.pool.alloc(len) else { return false };
                 frame.set_len(len);
                 write(frame.bytes_mut());
+                if let Some((gso, checksum)) = gso {
+                    frame.set_gso(Some(gso));
+                    frame.set_checksum(checksum);
+                }
                 if let Err(frame) = ports.out.push(frame) {
                     ports.pool.free(frame);
                     return false;

@@ -44,10 +44,11 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    pub(crate) fn new(rate: Rate, burst: usize) -> Self {
+    /// Bursts of `burst` things that stand for `each` frames.
+    pub(crate) fn new(rate: Rate, burst: usize, each: u64) -> Self {
         let interval = match rate {
             Rate::Max => Duration::ZERO,
-            Rate::PerSecond(rate) => Duration::from_secs_f64(burst as f64 / rate),
+            Rate::PerSecond(rate) => Duration::from_secs_f64(burst as f64 * each as f64 / rate),
         };
         Self { rate, burst, interval, next: Instant::now() }
     }
@@ -97,7 +98,7 @@ mod tests {
     #[test]
     fn a_pace_is_kept() {
         let start = Instant::now();
-        let mut pace = Pace::new(Rate::PerSecond(10_000.0), 10);
+        let mut pace = Pace::new(Rate::PerSecond(10_000.0), 10, 1);
         for _ in 0..50 {
             assert_eq!(pace.wait(), 10);
         }

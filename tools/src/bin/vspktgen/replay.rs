@@ -34,7 +34,7 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
     let all = options.repeat.saturating_mul(frames.len() as u64);
     schedule.count = Some(schedule.count.map_or(all, |count| count.min(all)));
     let mut next = 0;
-    drive(&options.device, &mut device, &schedule, |device, _| {
+    drive(&options.device, &mut device, &schedule, 1, |device, _| {
         let frame = &frames[next];
         let pushed = device.push(frame.len(), |bytes| bytes.copy_from_slice(frame));
         if pushed {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 use clap::Args;
 use serde::Serialize;
 
@@ -70,40 +70,48 @@ impl fmt::Display for Report {
 pub(crate) fn run(options: &Options) -> Result<Report> {
     let mut device = Device::open(&options.device, true)?;
     let mut maker = Maker::new(&options.traffic, mac_of(&options.device)).map_err(|e| anyhow!(e))?;
-    drive(&options.device, &mut device, &options.schedule, |device, nanos| {
+    let (gso, each) = (maker.gso(), maker.frames_each());
+    if gso.is_some() && options.device.kind == "packet" {
+        bail!("--gso needs a device with a virtio_net_hdr: veth or tap");
+    }
+    drive(&options.device, &mut device, &options.schedule, each, |device, nanos| {
         let len = maker.next_len();
-        device.push(len, |bytes| maker.write(bytes, nanos))
+        device.push_gso(len, gso, |bytes| maker.write(bytes, nanos))
     })
 }
 
-/// Sends what `push` makes, as scheduled. `push` says whether the device had room.
+/// Sends what `push` makes, as scheduled. `push` says whether the device had room; what it adds stands for
+/// `each` frames.
 pub(crate) fn drive(
     name: &Name,
     device: &mut Device,
     schedule: &Schedule,
+    each: u64,
     mut push: impl FnMut(&mut Device, u64) -> bool,
 ) -> Result<Report> {
     stop_after(schedule.duration);
     let burst = match schedule.rate {
         Rate::Max => BATCH,
+        // A large frame is a burst.
+        Rate::PerSecond(_) if each > 1 => 1,
         Rate::PerSecond(_) => usize::from(schedule.burst),
     };
     let limit = schedule.count.unwrap_or(u64::MAX);
     let (mut made, mut frames, mut bytes) = (0_u64, 0, 0);
     let mut progress = Progress::new(schedule.progress);
-    let mut pace = Pace::new(schedule.rate, burst);
+    let mut pace = Pace::new(schedule.rate, burst, each);
     let start = Instant::now();
     while made < limit && !stopped() {
-        let due = (pace.wait() as u64).min(limit - made);
+        let due = (pace.wait() as u64).min((limit - made).div_ceil(each));
         let nanos = now();
         for _ in 0..due {
             if !push(device, nanos) {
                 break;
             }
-            made += 1;
+            made += each;
         }
         let (took, took_bytes) = device.flush()?;
-        frames += took;
+        frames += took * each;
         bytes += took_bytes;
         progress.tell(frames);
     }
@@ -113,13 +121,13 @@ pub(crate) fn drive(
     let mut late = 0;
     while frames + late < made && Instant::now() < patience {
         let (took, took_bytes) = device.flush()?;
-        late += took;
+        late += took * each;
         bytes += took_bytes;
     }
     Ok(Report {
         device: name.to_string(),
         sent: Volume { frames: frames + late, bytes, ..sent },
-        refused: made - frames - late,
+        refused: made.saturating_sub(frames + late),
         target_frames_per_second: match schedule.rate {
             Rate::Max => None,
             Rate::PerSecond(rate) => Some(rate),

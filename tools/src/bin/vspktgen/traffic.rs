@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::time::SystemTime;
 
 use clap::{Args, ValueEnum};
-use packet::MacAddr;
+use packet::{Checksum, Gso, GsoKind, MacAddr};
 
 const ETHERNET: usize = 14;
 const VLAN: usize = 4;
@@ -99,6 +99,10 @@ pub(crate) struct Traffic {
     /// UDP destination port.
     #[arg(long, default_value_t = 9)]
     pub dst_port: u16,
+    /// Send this many frames as one that the device or the kernel cuts (UDP segmentation offload); over veth
+    /// and tap. Generates more than one core otherwise can.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(2..=128))]
+    pub gso: Option<u16>,
     /// VLAN tag to put in.
     #[arg(long, value_parser = clap::value_parser!(u16).range(0..4095))]
     pub vlan: Option<u16>,
@@ -132,6 +136,9 @@ impl Maker {
         if let Some(size) = traffic.size.0.iter().find(|size| **size < headers + TAG) {
             return Err(format!("frames of {size} bytes are too small: {} is the least", headers + TAG));
         }
+        if traffic.gso.is_some() && (traffic.size.0.len() > 1 || traffic.size.0[0] > 508) {
+            return Err("--gso takes one size, of at most 508 bytes".to_owned());
+        }
         let default = MacAddr::local(1);
         Ok(Self {
             src_mac: traffic.src_mac.or(own).unwrap_or(default).0,
@@ -146,7 +153,21 @@ impl Maker {
 
     /// Returns the bytes of the next frame.
     pub(crate) fn next_len(&self) -> usize {
-        self.traffic.size.0[self.next_size]
+        let size = self.traffic.size.0[self.next_size];
+        size + (size - self.headers) * (usize::from(self.traffic.gso.unwrap_or(1)) - 1)
+    }
+
+    /// Returns how the frames are to be cut, when they are.
+    pub(crate) fn gso(&self) -> Option<(Gso, Checksum)> {
+        self.traffic.gso?;
+        let size = low16(self.traffic.size.0[0] - self.headers);
+        let gso = Gso { kind: GsoKind::Udp, size, header_len: low16(self.headers), ecn: false, tunnel: None };
+        Some((gso, Checksum::Partial { start: low16(self.headers - UDP), offset: 6 }))
+    }
+
+    /// Returns how many frames one of [`Maker::next_len`] bytes stands for.
+    pub(crate) fn frames_each(&self) -> u64 {
+        u64::from(self.traffic.gso.unwrap_or(1))
     }
 
     /// Writes the next frame into `bytes`, which are as many as [`Maker::next_len`] said.
@@ -154,12 +175,23 @@ impl Maker {
         let flow = self.next_flow;
         self.next_size = (self.next_size + 1) % self.traffic.size.0.len();
         self.next_flow = self.pick_flow();
-        let number = self.numbers[flow as usize];
-        self.numbers[flow as usize] += 1;
-        bytes[self.headers + TAG..].fill(0);
+        let payload = self.traffic.size.0[0] - self.headers;
         self.write_headers(bytes, flow);
-        write_tag(&mut bytes[self.headers..], &Tag { flow, number, nanos });
-        if self.traffic.src_ip.is_ipv6() {
+        let whole = bytes.len() - self.headers;
+        let each = if self.traffic.gso.is_some() { payload } else { whole };
+        for payload in bytes[self.headers..].chunks_mut(each) {
+            let number = self.numbers[flow as usize];
+            self.numbers[flow as usize] += 1;
+            payload[TAG..].fill(0);
+            write_tag(payload, &Tag { flow, number, nanos });
+        }
+        if self.traffic.gso.is_some() {
+            // The sum of the pseudo header; whoever cuts the frame adds the rest to each piece.
+            let start = self.headers - UDP;
+            let addresses = if self.traffic.src_ip.is_ipv6() { 32 } else { 8 };
+            let sum = sum(&bytes[start - addresses..start]) + (bytes.len() - start) as u64 + 17;
+            bytes[start + 6..start + 8].copy_from_slice(&fold(sum).to_be_bytes());
+        } else if self.traffic.src_ip.is_ipv6() {
             let start = self.headers - UDP;
             let sum = udp_checksum(bytes, start);
             bytes[start + 6..start + 8].copy_from_slice(&sum.to_be_bytes());
