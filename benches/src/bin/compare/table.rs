@@ -158,7 +158,9 @@ fn idle(results: &Results) {
     };
     println!("\nvswitch without traffic, three ports, adaptive polling");
     println!("  CPU      {:7.3} %     under 1 %: {}", cpu.median, verdict(Some(cpu.median < 1.0)));
-    println!("  wake-up  {:7.1} us    under 50 us: {}", wake.median, verdict(Some(wake.median < 50.0)));
+    // Below zero by more than noise: something else had the CPUs, and the difference means nothing.
+    let trusted = (wake.median > -10.0).then_some(wake.median < 50.0);
+    println!("  wake-up  {:7.1} us    under 50 us: {}", wake.median, verdict(trusted));
     println!("  memory   {:7.1} MiB   under 64 MiB: {}", rss.median, verdict(Some(rss.median < 64.0)));
 }
 
