@@ -107,8 +107,10 @@ fn sysctl(ifname: &str, key: &str, value: &str) -> Result<(), Error> {
 }
 
 fn remove_stale(netlink: &mut Netlink, link: &Link, wanted: &FarEnd, previous: &FarEnd) -> Result<(), Error> {
+    // ENXIO: an MTU below 1280 switches IPv6 off on the device, and its addresses and routes go with it.
+    let is_gone = |errno| matches!(errno, libc::EADDRNOTAVAIL | libc::ESRCH | libc::ENODEV | libc::ENXIO);
     let stale = |what: String, result: Result<(), Refusal>| match result {
-        Err(refusal) if !matches!(refusal.errno, libc::EADDRNOTAVAIL | libc::ESRCH | libc::ENODEV) => {
+        Err(refusal) if !is_gone(refusal.errno) => {
             Err(Error::refused(format!("remove {what} from '{}'", link.name), &refusal))
         }
         _ => Ok(()),
