@@ -2,5 +2,7 @@
 
 pub mod lab;
 pub mod model;
+pub mod net;
 
 pub use lab::Lab;
+pub use net::Net;
