@@ -15,7 +15,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use packet::{Area, FramePool, FrameQueue, PortId};
 use pipeline::{DropLog, DropRecord, Snapshot, Tables};
@@ -34,6 +34,10 @@ use crate::worker::{Parts, Poll, Worker};
 
 /// How long to wait for the answer of a worker that is stuck in a system call before going on without it.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Stations that move which the manager hears of, at most, in each [`MOVES_WINDOW`]: in a loop every frame tells of one,
+/// and a few are enough to act on.
+const MOVES: u32 = 32;
+const MOVES_WINDOW: Duration = Duration::from_millis(500);
 /// Frames that wait before a port; a device that is full for longer loses frames as `tx_full`.
 pub const QUEUE: usize = 1024;
 /// Frames that wait for another worker's port within one turn.
@@ -108,6 +112,7 @@ pub struct Listener {
     questions: Arc<Mutex<Questions>>,
     news: mpsc::UnboundedSender<News>,
     area: Arc<Area>,
+    moves: (Instant, u32),
 }
 
 impl Crew {
@@ -164,6 +169,7 @@ impl Crew {
             questions: Arc::clone(&questions),
             news: sender,
             area: Arc::clone(&plan.area),
+            moves: (Instant::now(), 0),
         };
         let crew = Self {
             area: plan.area,
@@ -360,7 +366,10 @@ impl Listener {
         }
     }
 
-    fn take(&self, event: Event) {
+    fn take(&mut self, event: Event) {
+        if matches!(event, Event::Pipeline(pipeline::Event::StationMoved { .. })) && !self.hears_of_a_move() {
+            return;
+        }
         let questions = &mut *lock(&self.questions);
         let news = match event {
             Event::Removed { id, port: Some(port) } => match questions.removals.get_mut(&id) {
@@ -390,6 +399,18 @@ impl Listener {
         };
         // Without a manager nobody wants news.
         let _ = self.news.send(news);
+    }
+}
+
+impl Listener {
+    /// Counts a move and says whether the manager is to hear of it.
+    fn hears_of_a_move(&mut self) -> bool {
+        let (start, count) = &mut self.moves;
+        if start.elapsed() > MOVES_WINDOW {
+            (*start, *count) = (Instant::now(), 0);
+        }
+        *count += 1;
+        *count <= MOVES
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::{Condition, Manager, Shared};
 use crate::crew::News;
-use crate::devices::{LinkEvent, Watch};
+use crate::devices::{DeviceKind, LinkEvent, Watch};
 use crate::worker::Poll;
 
 /// How often the manager looks after things.
@@ -126,6 +126,7 @@ impl Manager {
         self.sweep();
         self.crew.drop_retired();
         self.enable_again();
+        self.let_namespaces_die().await;
         let host = host_addresses();
         if host != self.host {
             self.host = host;
@@ -184,6 +185,28 @@ impl Manager {
             }
             // A port whose device has gone meanwhile is noticed by its worker.
             LinkEvent::Lost => tracing::warn!("events about links were lost"),
+        }
+    }
+
+    /// Loses adopted taps whose namespace has no other user: our open file, made inside it, is all that keeps it
+    /// alive.
+    async fn let_namespaces_die(&mut self) {
+        let adopted = |attached: &super::Attached| {
+            let device = &attached.plugged.device;
+            device.kind == DeviceKind::Tap && device.adopted
+        };
+        if !self.ports.values().any(adopted) {
+            return;
+        }
+        let Ok(alive) = self.devices.live_namespaces().await else { return };
+        let dead: Vec<String> = self
+            .ports
+            .iter()
+            .filter(|(_, a)| adopted(a) && !alive.contains(&a.plugged.device.namespace))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in dead {
+            self.lose(&name, "its namespace is gone".to_owned()).await;
         }
     }
 

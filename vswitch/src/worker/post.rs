@@ -15,7 +15,7 @@ const EVENT_ROOM: usize = 64;
 impl Worker {
     /// Takes mail and the newest snapshot, in the order that [`super::mail`] explains.
     #[inline]
-    pub(super) fn between_turns(&mut self) {
+    pub fn between_turns(&mut self) {
         let newest = self.published.generation();
         if !self.mailbox.is_empty() {
             self.take_mail();

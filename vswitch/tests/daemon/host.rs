@@ -168,6 +168,21 @@ impl Host {
         Some((status, serde_json::from_str(body).ok()?))
     }
 
+    /// Opens a reply that goes on, past its head.
+    pub(crate) fn stream(&self, path: &str) -> UnixStream {
+        let mut stream = UnixStream::connect(self.socket()).expect("it listens");
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").expect("asked");
+        stream.set_read_timeout(Some(Duration::from_secs(5))).expect("set");
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).expect("a head");
+            head.push(byte[0]);
+        }
+        assert!(head.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&head));
+        stream
+    }
+
     fn try_get(&self, path: &str) -> Option<Value> {
         self.try_request("GET", path, "").map(|(_, value)| value)
     }

@@ -107,19 +107,18 @@ fn ports_come_and_go_without_a_loss_between_others() {
 #[test]
 fn two_hundred_ports_fit_and_talk() {
     let (mut host, a, _) = pair("\"auto\"");
-    let crowd = host.container("crowd");
+    let crowd: Vec<String> = (0..198).map(|n| host.container(&format!("p{n}"))).collect();
     let start = Instant::now();
-    for n in 0..198 {
+    for (n, netns) in crowd.iter().enumerate() {
         let address = format!("10.1.{}.{}", 1 + n / 100, 1 + n % 100);
-        let body = json!({
-            "name": format!("p{n}"), "network": "front", "netns": crowd, "ifname": format!("g{n}"),
-            "addresses": [address],
-        });
-        host.post("/v1/ports", &body);
+        let body =
+            json!({"target": netns, "network": "front", "name": format!("p{n}"), "addresses": [address]});
+        host.post("/v1/attach", &body);
     }
     println!("198 ports were added in {:?}", start.elapsed());
     assert_eq!(host.get("/v1/status")["counts"]["ports_up"], 200);
     assert_eq!(host.ping(&a, "10.1.2.50", 3), 3);
+    assert_eq!(host.ping(&crowd[7], "10.1.2.98", 3), 3);
     let rss = host.get("/v1/status")["memory"]["rss_bytes"].as_u64().expect("bytes");
     println!("resident with 200 ports: {} MiB", rss >> 20);
     host.check_ledger();
@@ -176,8 +175,11 @@ fn a_loop_outside_is_found_and_its_port_disabled() {
         "ip -n {c} link add br0 type bridge && ip -n {c} link set br0 up && \
          ip -n {c} link set l0 master br0 && ip -n {c} link set l1 master br0"
     ));
-    // A broadcast starts it.
-    host.ping(&a, "10.1.3.3", 3);
+    // A station that is not known to be behind one port only, and a broadcast of it, start the storm.
+    run(&format!(
+        "ip -n {c} link set br0 address 02:00:00:00:00:99 && ip -n {c} addr add 10.1.5.5/16 dev br0"
+    ));
+    host.ping(&c, "10.1.3.3", 3);
     let disabled = || {
         let ports = host.get("/v1/ports").to_string();
         ports.contains("loop: what port")

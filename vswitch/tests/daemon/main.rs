@@ -7,4 +7,5 @@ mod changes;
 mod host;
 mod life;
 mod load;
+mod streams;
 mod traffic;
