@@ -73,14 +73,17 @@ pub struct Plan {
     pub snapshot: Arc<Snapshot>,
 }
 
+/// What all workers together answered: their queues, or what those have counted.
+type Answer = (Vec<Port>, Vec<Stats>);
+
 /// What has to come in before a question to all workers is answered.
 #[derive(Debug)]
 struct Question {
     /// Workers that have not answered.
     workers: usize,
-    ports: Vec<Box<Port>>,
+    ports: Vec<Port>,
     stats: Vec<Stats>,
-    done: Option<oneshot::Sender<(Vec<Box<Port>>, Vec<Stats>)>>,
+    done: Option<oneshot::Sender<Answer>>,
 }
 
 #[derive(Debug, Default)]
@@ -326,7 +329,7 @@ impl Crew {
         &self,
         id: PortId,
         kind: impl FnOnce(&mut Questions) -> &mut HashMap<PortId, Question>,
-    ) -> oneshot::Receiver<(Vec<Box<Port>>, Vec<Stats>)> {
+    ) -> oneshot::Receiver<Answer> {
         let (sender, receiver) = oneshot::channel();
         let question =
             Question { workers: self.shared.len(), ports: Vec::new(), stats: Vec::new(), done: Some(sender) };
@@ -374,11 +377,11 @@ impl Listener {
         let news = match event {
             Event::Removed { id, port: Some(port) } => match questions.removals.get_mut(&id) {
                 Some(question) => {
-                    question.ports.push(port);
+                    question.ports.push(*port);
                     return;
                 }
                 None => {
-                    close(vec![port], &self.area);
+                    close(vec![*port], &self.area);
                     return;
                 }
             },
@@ -391,7 +394,7 @@ impl Listener {
             }
             Event::Reported { id } => return answer(&mut questions.reports, id),
             Event::Refused { id, port } => {
-                close(vec![port], &self.area);
+                close(vec![*port], &self.area);
                 News::Refused(id)
             }
             Event::Gone { id } => News::Gone(id),
@@ -427,7 +430,7 @@ fn answer(questions: &mut HashMap<PortId, Question>, id: PortId) {
     }
 }
 
-fn close(ports: Vec<Box<Port>>, area: &Arc<Area>) -> Stats {
+fn close(ports: Vec<Port>, area: &Arc<Area>) -> Stats {
     let mut pool = FramePool::new(Arc::clone(area));
     let stats = ports.iter().map(|port| port.stats()).fold(Stats::default(), sum);
     ports.into_iter().for_each(|port| port.close(&mut pool));

@@ -20,6 +20,9 @@ use vswitch::manager::{Manager, Shared, upkeep};
 /// Read when there is no `--config`.
 const DEFAULT_CONFIG: &str = "/etc/vswitch/vswitch.toml";
 
+/// How long a stop waits for a change under way.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// A userspace packet switch for container hosts.
 #[derive(Debug, Parser)]
 #[command(name = "vswitchd", version, about)]
@@ -146,6 +149,8 @@ async fn serve(options: Options, socket: &Path) -> anyhow::Result<()> {
     }
     tracing::info!("stopping; devices stay for the next start");
     server.abort();
+    // A change under way comes to its end first, unless it hangs.
+    let _settled = tokio::time::timeout(PATIENCE, manager.lock()).await;
     crew.stop().await;
     let _ = std::fs::remove_file(socket);
     Ok(())

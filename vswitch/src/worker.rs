@@ -107,7 +107,7 @@ pub struct Worker {
     mailbox: Consumer<Message>,
     events: Producer<Event>,
     manager: Arc<wake::Doorbell>,
-    captures: Vec<Box<Capture>>,
+    captures: Vec<Capture>,
     stopping: bool,
     idle_since: Option<Instant>,
 }

@@ -184,7 +184,7 @@ async fn copy(readers: &mut [Reader], sender: &mpsc::Sender<Bytes>, name: &str, 
     loop {
         let mut piece = Vec::new();
         for reader in &mut *readers {
-            while let Some(record) = reader.next() {
+            while let Some(record) = reader.read() {
                 pcapng::frame(&mut piece, &record, epoch);
                 if piece.len() > 1 << 20 {
                     break;

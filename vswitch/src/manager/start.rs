@@ -169,7 +169,7 @@ impl Manager {
     }
 
     /// Removes devices of ours that belong to no port.
-    async fn remove_leftovers(&mut self) {
+    async fn remove_leftovers(&self) {
         let leftovers = match self.devices.leftovers().await {
             Ok(leftovers) => leftovers,
             Err(error) => {

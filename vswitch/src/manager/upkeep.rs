@@ -244,7 +244,7 @@ impl Manager {
     }
 
     /// Forgets stations that have not sent for their network's ageing time.
-    fn sweep(&mut self) {
+    fn sweep(&self) {
         let ageing = |network| {
             let name = self.network_name(network)?;
             let network = &self.saved.intent.networks.get(name)?.object;

@@ -106,7 +106,7 @@ impl Capture {
 
 impl Reader {
     /// Takes the next record, or `None` when there is no whole one yet.
-    pub fn next(&mut self) -> Option<Record> {
+    pub fn read(&mut self) -> Option<Record> {
         let waiting = self.ring.slots();
         if waiting < HEADER {
             return None;
@@ -167,12 +167,12 @@ mod tests {
             let frame = frame(&mut pool, 60 + usize::from(n));
             let now = Instant::from_nanos(u64::from(n));
             capture.offer(&frame, PortId(n), Direction::Tx, now);
-            let record = reader.next().expect("a record");
+            let record = reader.read().expect("a record");
             assert_eq!((record.time, record.port, record.direction), (now, PortId(n), Direction::Tx));
             assert_eq!((record.len, record.head.len()), (frame.len(), frame.len().min(96)));
             pool.free(frame);
         }
-        assert_eq!((reader.next(), reader.lost()), (None, 0));
+        assert_eq!((reader.read(), reader.lost()), (None, 0));
     }
 
     #[test]
@@ -184,7 +184,7 @@ mod tests {
         capture.offer(&frame, PortId(1), Direction::Rx, Instant::ZERO);
         capture.offer(&frame, PortId(1), Direction::Tx, Instant::ZERO);
         pool.free(frame);
-        assert!(reader.next().is_some() && reader.next().is_none());
+        assert!(reader.read().is_some() && reader.read().is_none());
         assert_eq!(reader.lost(), 1);
     }
 
@@ -196,7 +196,7 @@ mod tests {
         capture.offer(&frame, PortId(1), Direction::Rx, Instant::ZERO);
         capture.offer(&frame, PortId(2), Direction::Rx, Instant::ZERO);
         pool.free(frame);
-        assert_eq!(reader.next().map(|record| record.port), Some(PortId(2)));
-        assert_eq!(reader.next(), None);
+        assert_eq!(reader.read().map(|record| record.port), Some(PortId(2)));
+        assert_eq!(reader.read(), None);
     }
 }

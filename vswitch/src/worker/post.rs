@@ -64,7 +64,7 @@ impl Worker {
             }
             Message::AddCapture(capture) => {
                 if self.captures.len() < CAPTURES {
-                    self.captures.push(capture);
+                    self.captures.push(*capture);
                 }
             }
             Message::RemoveCapture(number) => self.captures.retain(|capture| capture.number != number),
@@ -177,7 +177,7 @@ impl Worker {
 
 /// Copies the frames of `queue` but the first `old`, which were copied in an earlier turn.
 pub(super) fn capture(
-    captures: &mut [Box<Capture>],
+    captures: &mut [Capture],
     queue: &mut FrameQueue,
     old: usize,
     id: PortId,

@@ -121,7 +121,7 @@ impl Host {
     }
 
     /// Sends the daemon a signal; `nsenter` has become it.
-    pub(crate) fn signal(&mut self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         let child = self.daemon.as_ref().expect("it runs");
         kill(Pid::from_raw(i32::try_from(child.id()).expect("a pid")), signal).expect("sent");
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 use serde_json::json;
 
 use super::host::{Host, run, wait_for};
@@ -22,6 +23,8 @@ impl Stream {
     fn start(host: &Host, from: &str, to: &str, address: &str, rate: u32) -> Self {
         let server = host.inside(to, || UdpSocket::bind((address, 7001))).expect("a port");
         server.set_read_timeout(Some(Duration::from_millis(500))).expect("set");
+        // The receiver may wait for a CPU longer than the usual buffer lasts.
+        setsockopt(&server, RcvBufForce, &(64 << 20)).expect("set");
         let client = host.inside(from, || UdpSocket::bind("0.0.0.0:0")).expect("a port");
         client.connect((address, 7001)).expect("connected");
         let stop = Arc::new(AtomicBool::new(false));
@@ -29,8 +32,8 @@ impl Stream {
         let sender = thread::spawn(move || {
             let (start, mut sent) = (Instant::now(), 0_u64);
             while !stopped.load(Ordering::Relaxed) {
-                let due = (start.elapsed().as_secs_f64() * f64::from(rate)) as u64;
-                while sent < due {
+                let due = start.elapsed().as_micros() * u128::from(rate) / 1_000_000;
+                while u128::from(sent) < due {
                     sent += u64::from(client.send(&sent.to_le_bytes()).is_ok());
                 }
                 thread::sleep(Duration::from_millis(1));
