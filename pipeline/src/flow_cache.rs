@@ -257,7 +257,7 @@ impl FlowCache {
         (1..WAYS).map(|step| &set.0[usize::from(home) ^ step]).find(|entry| entry.key == key)
     }
 
-    /// Keeps a decision. When its set is full, the oldest goes.
+    /// Keeps a decision, and says whether it took a place that was free. When its set is full, the oldest goes.
     pub(crate) fn insert(
         &mut self,
         key: FlowKey,
@@ -266,7 +266,7 @@ impl FlowCache {
         destination: StationRef,
         transform: Transform,
         now: Tick,
-    ) {
+    ) -> bool {
         let place = self.locate(key);
         let (set, home) = (&mut self.sets[place.set as usize].0, usize::from(place.home));
         let age = |entry: &Decided| {
@@ -276,6 +276,7 @@ impl FlowCache {
         let ways = (0..WAYS).map(|step| home ^ step);
         let own = ways.clone().find(|way| set[*way].key == key);
         let way = own.or_else(|| ways.rev().max_by_key(|way| age(&set[*way]))).unwrap_or(home);
+        let was_free = set[way].key == FlowKey::NONE;
         set[way] = Decided {
             key,
             names: u64::from(source.slot)
@@ -285,5 +286,6 @@ impl FlowCache {
             action: transform.to.0 | (transform.tag as u16) << ACTION_SHIFT,
             made: now,
         };
+        was_free
     }
 }

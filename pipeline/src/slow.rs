@@ -34,7 +34,10 @@ impl Pipeline {
                 Decision::Forward { transform, station } => {
                     if let Some(source) = walk.source.filter(|_| flow.key != FlowKey::NONE) {
                         let generation = self.snapshot.ingress(from).generation;
-                        self.cache.insert(flow.key, generation, source, station, transform, Tick::at(now));
+                        let now = Tick::at(now);
+                        if self.cache.insert(flow.key, generation, source, station, transform, now) {
+                            self.counters().ledger.cache_entries.add(1);
+                        }
                     }
                     self.send(frame, transform, from, outputs, pool, now);
                 }

@@ -61,6 +61,8 @@ pub struct Ledger {
     pub cache_misses: Counter,
     /// Events that found the event queue full.
     pub events_lost: Counter,
+    /// Places of the flow cache that hold a decision; they are used again, never given back.
+    pub cache_entries: Counter,
 }
 
 /// The counters of one worker.

@@ -16,7 +16,10 @@ use crate::client::with_query;
 use crate::{Context, frame, output};
 
 const SECTION_HEADER: u32 = 0x0a0d_0d0a;
+const INTERFACE: u32 = 1;
 const ENHANCED_PACKET: u32 = 6;
+/// A packet's time is in microseconds unless its interface says otherwise.
+const MICROSECONDS: u64 = 1_000_000;
 /// The largest block we hold: a 64 KiB GSO frame with its options is far smaller.
 const BLOCK_MAX: usize = 1 << 20;
 
@@ -137,6 +140,8 @@ impl Sink {
 struct Block {
     kind: u32,
     big_endian: bool,
+    /// Units of a packet's time in a second.
+    ticks: u64,
     bytes: Vec<u8>,
 }
 
@@ -174,7 +179,9 @@ impl Block {
             return None;
         }
         let word = |at: usize| word(&self.bytes, at, self.big_endian);
-        let microseconds = u64::from(word(12)?) << 32 | u64::from(word(16)?);
+        let time = u64::from(word(12)?) << 32 | u64::from(word(16)?);
+        let microseconds = u128::from(time) * 1_000_000 / u128::from(self.ticks);
+        let microseconds = u64::try_from(microseconds).ok()?;
         let captured = usize::try_from(word(20)?).ok()?;
         let data = self.bytes.get(28..28usize.checked_add(captured)?)?;
         Some(Packet { microseconds, len: word(24)?, direction: self.direction(captured), data })
@@ -182,32 +189,52 @@ impl Block {
 
     /// Returns what the epb_flags option (code 2) says: bits 0 and 1 are 01 inbound, 10 outbound.
     fn direction(&self, captured: usize) -> &'static str {
-        let mut at = 28 + captured.next_multiple_of(4);
-        while let Some(head) = word(&self.bytes, at, self.big_endian) {
+        let flags = self.option(28 + captured.next_multiple_of(4), 2);
+        match flags.and_then(|at| word(&self.bytes, at, self.big_endian)).unwrap_or(0) & 3 {
+            1 => "rx",
+            2 => "tx",
+            _ => "",
+        }
+    }
+
+    /// Returns what the if_tsresol option (code 9) of an interface says: a power of 10, or with bit 7 of 2.
+    fn resolution(&self) -> u64 {
+        match self.option(16, 9).and_then(|at| self.bytes.get(at)) {
+            Some(&power) if power & 0x80 == 0 => 10_u64.saturating_pow(power.into()),
+            Some(&power) => 1_u64.checked_shl((power & 0x7f).into()).unwrap_or(u64::MAX),
+            None => MICROSECONDS,
+        }
+    }
+
+    /// Returns where the value of the option `code` is, among the options that begin at `at`.
+    fn option(&self, mut at: usize, code: u32) -> Option<usize> {
+        loop {
+            let head = word(&self.bytes, at, self.big_endian)?;
             // Code and length are 16 bits each; which half is first depends on the order of bytes.
-            let (code, len) =
+            let (found, len) =
                 if self.big_endian { (head >> 16, head & 0xffff) } else { (head & 0xffff, head >> 16) };
-            match code {
-                0 => break,
-                2 => {
-                    return match word(&self.bytes, at + 4, self.big_endian).map_or(0, |flags| flags & 3) {
-                        1 => "rx",
-                        2 => "tx",
-                        _ => "",
-                    };
-                }
-                _ => at += 4 + usize::try_from(len).unwrap_or(0).next_multiple_of(4),
+            match found {
+                0 => return None,
+                _ if found == code => return Some(at + 4),
+                _ => at += 4 + usize::try_from(len).ok()?.next_multiple_of(4),
             }
         }
-        ""
     }
 }
 
 /// Cuts a pcapng stream into its blocks.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Blocks {
     waiting: Vec<u8>,
     big_endian: bool,
+    /// Of the last interface; the switch describes one.
+    ticks: u64,
+}
+
+impl Default for Blocks {
+    fn default() -> Self {
+        Self { waiting: Vec::new(), big_endian: false, ticks: MICROSECONDS }
+    }
 }
 
 impl Blocks {
@@ -237,7 +264,11 @@ impl Blocks {
             return Ok(None);
         }
         let bytes = self.waiting.drain(..len).collect();
-        Ok(Some(Block { kind, big_endian: self.big_endian, bytes }))
+        let block = Block { kind, big_endian: self.big_endian, ticks: self.ticks, bytes };
+        if kind == INTERFACE {
+            self.ticks = block.resolution();
+        }
+        Ok(Some(block))
     }
 }
 
@@ -267,7 +298,9 @@ mod tests {
             bytes.extend(len);
         };
         block(SECTION_HEADER, &[0x1a2b_3c4d, 0x0001_0000, u32::MAX, u32::MAX], &[], &[]);
-        block(1, &[1, 0], &[], &[]);
+        // Nanoseconds: option 9, one byte, then the end of options.
+        let resolution = if big_endian { [0x0009_0001, 0x0900_0000, 0] } else { [0x0001_0009, 9, 0] };
+        block(1, &[1, 0], &[], &resolution);
         let flags = if big_endian { 0x0002_0004 } else { 0x0004_0002 };
         block(ENHANCED_PACKET, &[0, 0x0005_0000, 7, 5, 60], &[1, 2, 3, 4, 5], &[flags, 2, 0]);
         bytes
@@ -305,7 +338,7 @@ mod tests {
                     packets.push((packet.microseconds, packet.len, packet.direction, packet.data.to_vec()));
                 }
             }
-            assert_eq!(packets, [((5 << 48) + 7, 60, "tx", vec![1, 2, 3, 4, 5])]);
+            assert_eq!(packets, [(((5 << 48) + 7) / 1000, 60, "tx", vec![1, 2, 3, 4, 5])]);
         }
     }
 

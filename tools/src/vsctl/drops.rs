@@ -1,11 +1,11 @@
 //! `vsctl drops`: every frame that came to nothing, with its reason, and whether the books balance.
 
 use clap::Args;
-use config::api::{DropRecord, Drops as DropsView, route};
+use config::api::{DropRecord, Drops as DropsView, PortView, route};
 
 use crate::client::read;
 use crate::output::Table;
-use crate::{Context, events, frame, units};
+use crate::{Context, events, frame, output, units};
 
 /// Shows the frames that were dropped and why; with -f each one as it happens.
 #[derive(Args, Debug)]
@@ -22,7 +22,12 @@ impl Drops {
         if self.follow {
             return events::follow(context, route::DROPS_FOLLOW, |value| Ok(line(&read(value)?))).await;
         }
-        context.show(&context.client.get(route::DROPS).await?, report)
+        let drops = context.client.get(route::DROPS).await?;
+        if context.json {
+            return Ok(output::print_json(&drops)?);
+        }
+        let ports = read(&context.client.get(route::PORTS).await?)?;
+        Ok(output::print(&format!("{}{}", report(&read(&drops)?), outside(&ports)))?)
     }
 }
 
@@ -51,6 +56,25 @@ fn report(drops: &DropsView) -> String {
         l.consumed,
         l.queued
     )
+}
+
+/// Returns what devices lost before or after the switch had it, empty when that is nothing.
+fn outside(ports: &Vec<PortView>) -> String {
+    let mut table =
+        Table::new(&["PORT", ">BY THE KERNEL", ">NOT ACCEPTED", ">NO MEMORY", ">REFUSED BY THE DEVICE"]);
+    let mut all = 0;
+    for port in ports {
+        let c = &port.counters;
+        let lost = [c.rx_kernel_drops, c.rx_errors, c.rx_no_memory, c.tx_errors];
+        if lost.iter().any(|count| *count > 0) {
+            table.row([vec![port.config.name.clone()], lost.map(units::count).to_vec()].concat());
+            all += lost.iter().sum::<u64>();
+        }
+    }
+    if all == 0 {
+        return String::new();
+    }
+    format!("\nLost outside the switch, by devices and queues that were full or refused:\n{}", table.lines())
 }
 
 fn line(record: &DropRecord) -> String {
@@ -93,6 +117,22 @@ mod tests {
     #[test]
     fn report_says_what_is_missing() {
         assert!(report(&drops(4)).contains("5 frames between two counters"));
+    }
+
+    #[test]
+    fn losses_of_devices_are_shown_when_there_are_any() {
+        let port = |kernel: u64| -> PortView {
+            serde_json::from_value(json!({
+                "config": {"name": "web", "network": "front"}, "owner": "cli", "state": "up", "kind": "afxdp",
+                "counters": {"rx_kernel_drops": kernel},
+            }))
+            .expect("a port as the daemon sends it")
+        };
+        assert_eq!(outside(&vec![port(0)]), "");
+        assert!(outside(&vec![port(0), port(7660)]).ends_with(
+            "PORT  BY THE KERNEL  NOT ACCEPTED  NO MEMORY  REFUSED BY THE DEVICE\n\
+             web          7.66 k             0          0                      0\n"
+        ));
     }
 
     #[test]

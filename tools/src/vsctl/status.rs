@@ -90,7 +90,7 @@ fn glance(status: &StatusView) -> String {
         (
             "memory",
             format!(
-                "{} resident, limit {}{}",
+                "{} resident; [limits] memory is {}{}",
                 units::bytes(memory.rss_bytes),
                 units::bytes(memory.limit_bytes),
                 if memory.huge_pages { ", in huge pages" } else { "" }
@@ -146,7 +146,7 @@ mod tests {
             "uptime      1 min 1 s",
             "generation  7; undone in 12 s unless `vsctl confirm` comes",
             "ports       3, 2 up",
-            "memory      40.0 MiB resident, limit 36.0 MiB",
+            "memory      40.0 MiB resident; [limits] memory is 36.0 MiB",
             "  has       tap_uso",
             "  lacks     udp_tunnel_gso",
         ] {

@@ -87,14 +87,13 @@ fn screen(status: &Status, workers: &Vec<WorkerView>, mut ports: Vec<PortView>, 
     };
     let memory = &status.memory;
     format!(
-        "{} up {}, {} of {} up, {} flows, memory {} of {}, chunks free {} of {}\n\n{}\n{}{more}\n",
+        "{} up {}, {} of {} up, {} flows, memory {}, chunks free {} of {}\n\n{}\n{}{more}\n",
         status.name,
         units::seconds(status.uptime_seconds),
         status.counts.ports_up,
         plural(ports.len(), "port"),
         units::count(status.counts.flows),
         units::bytes(memory.rss_bytes),
-        units::bytes(memory.limit_bytes),
         memory.small_free,
         memory.small_chunks,
         worker::table(workers),

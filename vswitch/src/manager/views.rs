@@ -45,7 +45,9 @@ impl Manager {
                 ports: count(self.saved.intent.ports.len()),
                 ports_up: count(up),
                 stations: count(self.crew.tables().fdb.list().len()),
-                flows: 0,
+                flows: (0..self.crew.shared().len())
+                    .map(|n| self.crew.tables().counters(n).ledger.cache_entries.get())
+                    .sum(),
             },
             memory: MemoryView {
                 rss_bytes: doctor::resident_bytes(),
@@ -353,7 +355,7 @@ impl Manager {
                     rates: load.rates,
                     cache_hits: ledger.cache_hits.get(),
                     cache_misses: ledger.cache_misses.get(),
-                    cache_entries: 0,
+                    cache_entries: ledger.cache_entries.get(),
                 }
             })
             .collect()
