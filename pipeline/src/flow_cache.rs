@@ -207,6 +207,14 @@ impl Decided {
     const EMPTY: Decided = Decided { key: FlowKey::NONE, names: 0, versions: 0, action: 0, made: Tick(0) };
 }
 
+/// A cache as the fast path reads it: by value, so that a loop over a batch keeps it in registers.
+#[derive(Clone, Copy)]
+pub(crate) struct Reader<'a> {
+    sets: &'a [Set],
+    mask: u32,
+    seed: [u64; 2],
+}
+
 /// One worker's decisions. See the module header.
 #[derive(Debug)]
 pub(crate) struct FlowCache {
@@ -223,38 +231,10 @@ impl FlowCache {
         Self { sets: vec![Set([Decided::EMPTY; WAYS]); sets].into_boxed_slice(), mask, seed }
     }
 
-    /// Returns the set that the key belongs to, and asks the processor for the line to look in first.
+    /// Returns the cache for reading.
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "masked")]
-    pub(crate) fn locate(&self, key: FlowKey) -> Place {
-        let hash = key.hash(self.seed);
-        let set = hash as u32 & self.mask;
-        // The highest bits say which entry is home: its line is the one to fetch.
-        let home = (hash >> 62) as u8;
-        prefetch(&self.sets[set as usize].0[usize::from(home) % WAYS]);
-        Place { set, home }
-    }
-
-    /// Returns the decision for `key`, when it was made under `generation` and is fresh; `place` is what
-    /// [`FlowCache::locate`] said.
-    #[inline(always)]
-    pub(crate) fn find(
-        &self,
-        place: Place,
-        key: FlowKey,
-        generation: u32,
-        now: Tick,
-        refresh: Tick,
-    ) -> Option<&Decided> {
-        let set = self.sets.get(place.set as usize)?;
-        let home = &set.0[usize::from(place.home) % WAYS];
-        let decided = if home.key == key { home } else { Self::find_elsewhere(set, place.home, key)? };
-        (decided.generation() == generation && decided.made.is_within(now, refresh)).then_some(decided)
-    }
-
-    #[inline(never)]
-    fn find_elsewhere(set: &Set, home: u8, key: FlowKey) -> Option<&Decided> {
-        (1..WAYS).map(|step| &set.0[usize::from(home) ^ step]).find(|entry| entry.key == key)
+    pub(crate) fn reader(&self) -> Reader<'_> {
+        Reader { sets: &self.sets, mask: self.mask, seed: self.seed }
     }
 
     /// Keeps a decision, and says whether it took a place that was free. When its set is full, the oldest goes.
@@ -267,7 +247,7 @@ impl FlowCache {
         transform: Transform,
         now: Tick,
     ) -> bool {
-        let place = self.locate(key);
+        let place = self.reader().locate(key);
         let (set, home) = (&mut self.sets[place.set as usize].0, usize::from(place.home));
         let age = |entry: &Decided| {
             if entry.key == FlowKey::NONE { u16::MAX } else { now.0.wrapping_sub(entry.made.0) }
@@ -287,5 +267,41 @@ impl FlowCache {
             made: now,
         };
         was_free
+    }
+}
+
+impl<'a> Reader<'a> {
+    /// Returns the set that the key belongs to, and asks the processor for the line to look in first.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "masked")]
+    pub(crate) fn locate(self, key: FlowKey) -> Place {
+        let hash = key.hash(self.seed);
+        let set = hash as u32 & self.mask;
+        // The highest bits say which entry is home: its line is the one to fetch.
+        let home = (hash >> 62) as u8;
+        prefetch(&self.sets[set as usize].0[usize::from(home) % WAYS]);
+        Place { set, home }
+    }
+
+    /// Returns the decision for `key`, when it was made under `generation` and is fresh; `place` is what
+    /// [`FlowCache::locate`] said.
+    #[inline(always)]
+    pub(crate) fn find(
+        self,
+        place: Place,
+        key: FlowKey,
+        generation: u32,
+        now: Tick,
+        refresh: Tick,
+    ) -> Option<&'a Decided> {
+        let set = self.sets.get(place.set as usize)?;
+        let home = &set.0[usize::from(place.home) % WAYS];
+        let decided = if home.key == key { home } else { Self::find_elsewhere(set, place.home, key)? };
+        (decided.generation() == generation && decided.made.is_within(now, refresh)).then_some(decided)
+    }
+
+    #[inline(never)]
+    fn find_elsewhere(set: &Set, home: u8, key: FlowKey) -> Option<&Decided> {
+        (1..WAYS).map(|step| &set.0[usize::from(home) ^ step]).find(|entry| entry.key == key)
     }
 }

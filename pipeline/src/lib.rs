@@ -56,7 +56,6 @@ pub use tables::{Limits, Tables};
 
 use event::Events;
 use flow_cache::{Decided, FlowCache, FlowKey, Place, Tick};
-use snapshot::Ingress;
 use stages::{bridge, guard, learn, loops, output, proxy};
 use walk::{Packet, Step, View, Walk};
 
@@ -165,6 +164,7 @@ impl Pipeline {
     fn parse(&mut self, batch: &Batch) {
         let Self { cache, flows, runs, tables, worker, .. } = self;
         let counters = tables.counters(*worker);
+        let cache = cache.reader();
         runs.clear();
         let mut rest = batch.frames().iter().zip(flows.iter_mut());
         for run in batch.from().chunk_by(|a, b| a == b) {
@@ -196,12 +196,25 @@ impl Pipeline {
         let tick = Tick::at(now);
         let ingress = self.snapshot.ingress(from);
         let ledger = &self.counters().ledger;
+        let cache = self.cache.reader();
+        let (versions, egress) = (self.tables.fdb.versions(), self.snapshot.egress());
         let mut hits = 0;
         let undecided = loop {
             let Some((frame, flow)) = run.next() else { break None };
-            let decision = self.cache.find(flow.place, flow.key, ingress.generation, tick, ingress.refresh);
-            let Some(decision) = decision.filter(|decision| self.holds(decision, &frame, &ingress, from))
-            else {
+            let decision = cache.find(flow.place, flow.key, ingress.generation, tick, ingress.refresh);
+            let holds = |decision: &&Decided| {
+                // What the key does not hold: both stations are where they were, the packet fits the output
+                // port (a tag counts here: the slow path, which measures exactly, then lets it pass), and the
+                // source IP address is the port's.
+                let version = |slot: u32| Some(versions.get(slot as usize)?.load(Ordering::Acquire));
+                let sum = version(decision.source()).zip(version(decision.destination()));
+                sum.is_some_and(|(a, b)| a.wrapping_add(b) == decision.versions())
+                    && egress
+                        .get(decision.transform().to.index())
+                        .is_some_and(|egress| frame.wire_len() <= egress.frame_len as usize)
+                    && (!ingress.guards_ip || self.source_is_allowed(&frame, from))
+            };
+            let Some(decision) = decision.filter(holds) else {
                 break Some(Undecided { frame, flow, why: Why::Unknown });
             };
             let transform = decision.transform();
@@ -218,18 +231,6 @@ impl Pipeline {
         ledger.cache_hits.add(hits);
         ledger.forwarded.add(hits);
         undecided
-    }
-
-    /// Checks what the key of a decision does not hold: both stations are where they were, the packet fits the
-    /// output port (a tag counts here: the slow path, which measures exactly, then lets it pass), and the source IP
-    /// address is the port's.
-    #[inline(always)]
-    fn holds(&self, decision: &Decided, frame: &Frame, ingress: &Ingress, from: PortId) -> bool {
-        let version = |slot| self.tables.fdb.version(slot).load(Ordering::Acquire);
-        let versions = version(decision.source()).wrapping_add(version(decision.destination()));
-        versions == decision.versions()
-            && frame.wire_len() <= self.snapshot.egress(decision.transform().to).frame_len as usize
-            && (!ingress.guards_ip || self.source_is_allowed(frame, from))
     }
 
     fn source_is_allowed(&self, frame: &Frame, from: PortId) -> bool {

@@ -277,10 +277,10 @@ impl Snapshot {
         self.ingress.get(id.index()).copied().unwrap_or_default()
     }
 
-    /// Returns what the fast path reads of an output port; an unknown one is down.
+    /// Returns what the fast path reads of output ports, by port; an unknown one is down.
     #[inline(always)]
-    pub(crate) fn egress(&self, id: PortId) -> Egress {
-        self.egress.get(id.index()).copied().unwrap_or_default()
+    pub(crate) fn egress(&self) -> &[Egress] {
+        &self.egress
     }
 }
 

@@ -168,11 +168,10 @@ impl Fdb {
         }
     }
 
-    /// Returns the present version of a slot.
+    /// Returns the present versions of all slots.
     #[inline(always)]
-    pub(crate) fn version(&self, slot: u32) -> &AtomicU32 {
-        // OK because slots come from this table and `versions` has one a slot.
-        &self.versions[slot as usize]
+    pub(crate) fn versions(&self) -> &[AtomicU32] {
+        &self.versions
     }
 
     /// Returns how many stations a port has learned.
