@@ -50,10 +50,8 @@ fn tcp_crosses_with_offloads_on_and_off() {
 }
 
 #[test]
+#[ignore = "needs a kernel with VLAN devices (8021q); tags in frames are tested without them elsewhere"]
 fn tagged_frames_reach_vlan_devices() {
-    if !common::has_vlan_devices() {
-        return;
-    }
     for ways in WAYS {
         let lab = Lab::new();
         let ports = vec![lab.attach(0, ways[0]), lab.attach(1, ways[1])];

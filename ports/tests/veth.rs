@@ -43,10 +43,8 @@ fn tcp_crosses_with_offloads_on_and_off() {
 }
 
 #[test]
+#[ignore = "needs a kernel with VLAN devices (8021q); tags in frames are tested without them elsewhere"]
 fn tagged_frames_reach_vlan_devices() {
-    if !common::has_vlan_devices() {
-        return;
-    }
     for offload in ["on", "off"] {
         let lab = Lab::new();
         let ports = vec![lab.attach(0, Way::Veth), lab.attach(1, Way::Veth)];

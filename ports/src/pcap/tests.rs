@@ -137,7 +137,7 @@ fn a_port_replays_one_file_and_writes_another() {
             assert_eq!(text.matches("10.0.0.1.80 > 10.0.0.2.81").count(), 5, "{text}");
             assert!(!text.contains("incorrect"), "{text}");
         }
-        Err(error) => println!("SKIP: tcpdump: {error}"),
+        Err(error) => panic!("tcpdump is needed: {error}"),
     }
     std::fs::remove_dir_all(&directory).expect("ours");
 }

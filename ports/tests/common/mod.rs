@@ -331,15 +331,3 @@ pub fn flood(from: &Namespace, address: IpAddr, work: impl FnOnce()) {
     stop.store(true, Ordering::Relaxed);
     sender.join().expect("no panic");
 }
-
-/// Says whether the kernel has VLAN devices (8021q), and prints a line when it has not.
-pub fn has_vlan_devices() -> bool {
-    let ns = Namespace::new("v");
-    let command = format!("ip -n {} link add link lo name v1 type vlan id 1", ns.name);
-    let output = Command::new("sh").args(["-c", &command]).output().expect("sh");
-    let missing = String::from_utf8_lossy(&output.stderr).contains("Unknown device type");
-    if missing {
-        println!("SKIP: this kernel has no VLAN devices (8021q)");
-    }
-    !missing
-}
