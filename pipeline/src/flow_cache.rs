@@ -284,7 +284,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Returns the decision for `key`, when it was made under `generation` and is fresh; `place` is what
-    /// [`FlowCache::locate`] said.
+    /// `locate` said.
     #[inline(always)]
     pub(crate) fn find(
         self,

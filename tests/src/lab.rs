@@ -4,6 +4,8 @@
 //! `changed` which counters moved: all others must not have. Always on, after every turn: frames are conserved, no
 //! counter went back. When the lab ends: every frame was looked at, and every chunk is home.
 
+#![expect(clippy::cast_possible_truncation, reason = "a lab has few networks and ports")]
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt::Write as _;
 use std::sync::Arc;

@@ -2,6 +2,8 @@
 //!
 //! One test in this file: another thread that allocates at the same time would be counted too.
 
+#![expect(clippy::cast_possible_truncation, reason = "the figures of this test are small")]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

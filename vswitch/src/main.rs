@@ -30,13 +30,13 @@ struct Args {
     /// Configuration file [default: /etc/vswitch/vswitch.toml, if it exists]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Path of the API socket, in place of [daemon] socket
+    /// Path of the API socket, in place of `[daemon] socket`
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
-    /// Directory of the store, in place of [daemon] state_dir
+    /// Directory of the store, in place of `[daemon] state_dir`
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
-    /// Name of the switch, in place of [daemon] name
+    /// Name of the switch, in place of `[daemon] name`
     #[arg(long)]
     name: Option<String>,
     /// Checks the configuration file and exits

@@ -1,6 +1,6 @@
 //! The manager: turns intent into what runs, and keeps it so.
 //!
-//! One object behind one asynchronous lock, used by the API's handlers and by its own [`run`] loop, all on one
+//! One object behind one asynchronous lock, used by the API's handlers and by its own [`upkeep`] loop, all on one
 //! thread. It never holds workers up: it publishes snapshots and sends messages, and waits for devices on
 //! threads of theirs.
 //!

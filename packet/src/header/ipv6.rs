@@ -21,7 +21,7 @@ header! {
         pub version_flow: U32,
         /// Bytes after this header, extension headers included.
         pub payload_len: U16,
-        /// See [`protocol`](super::protocol).
+        /// See [`protocol`].
         pub next_header: u8,
         /// Hops left.
         pub hop_limit: u8,

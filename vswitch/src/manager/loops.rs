@@ -1,6 +1,6 @@
 //! Loops: two ports that are wired together outside the switch.
 //!
-//! The sign is stations that move to and fro. When a network sees [`SUSPICIOUS`] moves within a second, a probe
+//! The sign is stations that move to and fro. When a network sees `SUSPICIOUS` moves within a second, a probe
 //! is sent by each of the two ports; one that comes back proves the loop, and the port it came in by is
 //! disabled. After a while it is enabled again; if the loop is still there, it is soon seen anew, and the port
 //! stays disabled twice as long.
