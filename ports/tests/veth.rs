@@ -181,3 +181,17 @@ fn what_the_kernel_drops_is_counted_once() {
     assert!(count > 4, "a burst of thousands is kept");
     port.close(&mut pool);
 }
+
+#[test]
+fn a_few_large_chunks_are_enough() {
+    let mut lab = Lab::new();
+    lab.area = packet::Area::new(1024, 3).expect("a small area");
+    let ports = vec![lab.attach(0, Way::Veth), lab.attach(1, Way::Veth)];
+    lab.configure(1500, BOTH);
+    let forwarder = Forwarder::new(ports, &lab.area);
+    lab.check(false, 3_000_000);
+    let (ports, mut pool) = forwarder.stop();
+    let stats = totals(&ports);
+    assert!(stats.rx_no_memory * 20 < stats.rx_frames, "{stats:?}");
+    ports.into_iter().for_each(|port| port.close(&mut pool));
+}

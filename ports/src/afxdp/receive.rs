@@ -4,7 +4,7 @@
 //! into a large chunk by a copy, because a [`Frame`] is contiguous.
 
 use packet::area::ChunkKind;
-use packet::{Checksum, Frame, FramePool};
+use packet::{Checksum, Frame, FramePool, prefetch};
 
 use super::ledger::chunk_at;
 use super::socket::Socket;
@@ -105,6 +105,9 @@ impl Afxdp {
             pool.free(frame);
             return None;
         }
+        // The kernel wrote the headers on another processor. They come close while the rest of the batch is
+        // received, and are there when the batch is parsed.
+        frame.bytes().first().into_iter().for_each(prefetch);
         Some(frame)
     }
 

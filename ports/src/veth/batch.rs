@@ -92,6 +92,11 @@ impl Receiver {
         let slots = self.slots.min(most).min(SLOTS);
         for n in 0..slots {
             let Some(mut landing) = Landing::take(pool) else { break };
+            if n > 0 && !landing.takes_large() {
+                // What is large must find a large chunk: better fewer slots than a frame cut off.
+                landing.give_back(pool);
+                break;
+            }
             self.iovecs[n] = landing.iovecs(vnet::LEN);
             self.landings.push(landing);
             let header = &mut self.messages[n].msg_hdr;
