@@ -21,6 +21,10 @@ use crate::compile::made_mac;
 /// Moves within a second that raise suspicion.
 const SUSPICIOUS: u32 = 5;
 const WINDOW: Duration = Duration::from_secs(1);
+/// How often the manager looks for storms, and how many frames in that time make one: of all ports together by the
+/// slow path, and in by one port. A loop makes hundreds of thousands a second.
+pub(super) const LOOK: Duration = Duration::from_millis(250);
+const STORM: u64 = 500;
 /// How long a port is disabled at first, and at most.
 const DISABLED: Duration = Duration::from_secs(30);
 const DISABLED_MOST: Duration = Duration::from_secs(3600);
@@ -31,6 +35,9 @@ const FORGIVEN: Duration = Duration::from_secs(300);
 #[derive(Debug, Default)]
 pub struct LoopGuard {
     moves: HashMap<NetworkId, (Instant, u32)>,
+    /// Frames by the slow path, and frames in by each port, at the last look.
+    slow: u64,
+    received: HashMap<PortId, u64>,
     /// When each port was last enabled again, and how long it had been disabled.
     history: HashMap<String, (Instant, Duration)>,
 }
@@ -78,13 +85,43 @@ impl Manager {
                 self.port_name(to).unwrap_or("?")
             ),
         );
-        let source = made_mac("probe", &self.name);
-        let cookie = self.crew.tables().cookie();
         for port in [from, to] {
-            let Some(attached) = self.ports.values().find(|attached| attached.id == port) else { continue };
-            let Some(worker) = attached.workers.first() else { continue };
-            let probe = Probe { network, port }.encode(cookie, source);
-            self.crew.inject(port, *worker, &probe).await;
+            self.probe(network, port).await;
+        }
+    }
+
+    /// Sends a probe out of a port.
+    async fn probe(&self, network: NetworkId, port: PortId) {
+        let Some(attached) = self.ports.values().find(|attached| attached.id == port) else { return };
+        let Some(worker) = attached.workers.first() else { return };
+        let source = made_mac("probe", &self.name);
+        let probe = Probe { network, port }.encode(self.crew.tables().cookie(), source);
+        self.crew.inject(port, *worker, &probe).await;
+    }
+
+    /// Probes the ports that may be part of a storm.
+    pub(super) async fn look_for_storms(&mut self) {
+        let tables = std::sync::Arc::clone(self.crew.tables());
+        let slow =
+            tables.all_counters().iter().map(|counters| counters.ledger.cache_misses.get()).sum::<u64>();
+        let is_storm = slow.wrapping_sub(std::mem::replace(&mut self.loops.slow, slow)) > STORM;
+        let mut suspects = Vec::new();
+        let mut received = HashMap::with_capacity(self.ports.len());
+        for (name, attached) in &self.ports {
+            let id = attached.id;
+            let now =
+                tables.all_counters().iter().map(|counters| counters.port(id).rx_frames.get()).sum::<u64>();
+            received.insert(id, now);
+            // A number that was another port's before has no last look.
+            let before = self.loops.received.get(&id).copied().unwrap_or(now);
+            if is_storm && now.wrapping_sub(before) > STORM / 2 {
+                let port = self.intent().ports.get(name);
+                suspects.extend(port.and_then(|port| Some((*self.networks.get(&port.object.network)?, id))));
+            }
+        }
+        self.loops.received = received;
+        for (network, port) in suspects {
+            self.probe(network, port).await;
         }
     }
 

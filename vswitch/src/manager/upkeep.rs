@@ -92,9 +92,12 @@ pub struct Load {
 pub async fn run(manager: Shared, mut news: mpsc::UnboundedReceiver<News>, mut watch: Option<Watch>) {
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut look = tokio::time::interval(super::loops::LOOK);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = tick.tick() => manager.lock().await.tick().await,
+            _ = look.tick() => manager.lock().await.look_for_storms().await,
             Some(news) = news.recv() => manager.lock().await.hear(news).await,
             event = next(&mut watch) => match event {
                 Some(event) => manager.lock().await.link_event(event).await,
