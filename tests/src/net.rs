@@ -295,6 +295,17 @@ impl Net {
         line.split_whitespace().nth(1).and_then(|word| word.parse::<u64>().ok()).expect("a number") * 1024
     }
 
+    /// Returns how long a thread of the daemon was ready to run and had no CPU, since it started.
+    pub fn waited(&self, thread: &str) -> Duration {
+        let tasks = format!("/proc/{}/task", self.pid());
+        let entries = std::fs::read_dir(tasks).expect("the daemon runs").flatten();
+        let read = |path: PathBuf| std::fs::read_to_string(path).unwrap_or_default();
+        let found = entries.map(|entry| entry.path()).find(|task| read(task.join("comm")).trim() == thread);
+        let figures = read(found.unwrap_or_else(|| panic!("no thread {thread}")).join("schedstat"));
+        let waited = figures.split_whitespace().nth(1).and_then(|word| word.parse().ok());
+        Duration::from_nanos(waited.unwrap_or(0))
+    }
+
     /// Expects that `to` answers a ping from the namespace `from`, within the usual patience.
     pub fn ping(&self, from: &str, to: &str) {
         let space = self.space(from);
