@@ -15,8 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::epoll::EpollTimeout;
-use packet::{Batch, FramePool, FrameQueue, Instant, PortId};
-use pipeline::tables::Counters;
+use packet::{Batch, FramePool, Instant};
 use pipeline::{DropReason, Outputs, Pipeline, Snapshot, Tables};
 use ports::Health;
 use rtrb::{Consumer, Producer};
@@ -25,6 +24,7 @@ pub mod capture;
 pub mod figures;
 pub mod handover;
 pub mod mail;
+mod parts;
 pub mod post;
 pub mod slots;
 pub mod wake;
@@ -33,6 +33,8 @@ use capture::{Capture, Direction};
 use figures::Shared;
 use handover::Links;
 use mail::{Event, Message, Published};
+pub use parts::{Parts, Poll};
+use post::drop_all;
 use slots::Slots;
 
 /// How long an adaptive worker looks for work before it sleeps: about what a sleep and a wake-up cost.
@@ -45,46 +47,6 @@ const NAP: u16 = 1;
 const CAPTURES: usize = 8;
 /// Port has no owner among the workers.
 const NOWHERE: u16 = u16::MAX;
-
-/// How a worker waits for work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Poll {
-    /// Spin for a while, then sleep.
-    Adaptive,
-    /// Never sleep.
-    Busy,
-    /// Sleep at once.
-    Interrupt,
-}
-
-/// What a worker is made of.
-#[derive(Debug)]
-pub struct Parts {
-    /// Its number.
-    pub id: usize,
-    /// How it waits for work.
-    pub poll: Poll,
-    /// Frames that one port may bring in before the next port has its chance.
-    pub budget: usize,
-    /// Port numbers end here.
-    pub ports: usize,
-    /// Its chunks.
-    pub pool: FramePool,
-    /// The tables that all workers share.
-    pub tables: Arc<Tables>,
-    /// Where snapshots come from.
-    pub published: Arc<Published>,
-    /// What it shows to others.
-    pub shared: Arc<Shared>,
-    /// Its ends of the rings to other workers.
-    pub links: Links,
-    /// Its mailbox.
-    pub mailbox: Consumer<Message>,
-    /// Where it tells what happened.
-    pub events: Producer<Event>,
-    /// Wakes the manager after an event.
-    pub manager: Arc<wake::Doorbell>,
-}
 
 /// A worker. See the module header.
 #[derive(Debug)]
@@ -235,43 +197,6 @@ impl Worker {
         sent
     }
 
-    /// Moves frames that other workers handed over into our own output queues.
-    fn take_over(&mut self) -> usize {
-        let (slots, outputs, pool) = (&mut self.slots, &mut self.outputs, &mut self.pool);
-        let counters = self.tables.counters(self.id);
-        let taken = self.links.drain(|id, frame| {
-            let refused = match outputs.queue(id) {
-                Some(queue) if slots.wait_for_transmit(id) => queue.push(frame).err(),
-                _ => Some(frame),
-            };
-            if let Some(frame) = refused {
-                counters.drop(id, DropReason::TxFull);
-                pool.free(frame);
-            }
-        });
-        if taken > 0 {
-            self.shared.figures.handed_in.add(taken as u64);
-        }
-        taken
-    }
-
-    /// Hands everything that waits for `id` to the worker that owns it.
-    fn hand_over(&mut self, id: PortId) {
-        let Some(queue) = self.outputs.queue(id) else { return };
-        let owner = usize::from(self.owners[id.index()]);
-        let mut handed = 0;
-        while let Some(frame) = queue.pop() {
-            match self.links.push(owner, id, frame) {
-                Ok(()) => handed += 1,
-                Err(frame) => {
-                    self.tables.counters(self.id).drop(id, DropReason::TxFull);
-                    self.pool.free(frame);
-                }
-            }
-        }
-        self.shared.figures.handed_out.add(handed);
-    }
-
     /// Waits for work if the turn found none for long enough.
     fn rest(&mut self, now: Instant, moved: bool) {
         if moved || self.stopping || self.poll == Poll::Busy {
@@ -291,19 +216,5 @@ impl Worker {
         let idle = || published.generation() == generation && mailbox.is_empty() && links.is_empty();
         self.shared.figures.sleeps.add(1);
         self.shared.bell.sleep(idle, || slots.wait(timeout));
-    }
-}
-
-/// Drops every frame in `queue`.
-fn drop_all(
-    queue: &mut FrameQueue,
-    id: PortId,
-    reason: DropReason,
-    pool: &mut FramePool,
-    counters: &Counters,
-) {
-    while let Some(frame) = queue.pop() {
-        counters.drop(id, reason);
-        pool.free(frame);
     }
 }

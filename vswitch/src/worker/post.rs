@@ -1,13 +1,15 @@
-//! What a worker does besides turns: its mail, its reports, its end.
+//! What a worker does besides receiving and transmitting: its mail, frames to and from other workers, its end.
 //!
-//! Everything here runs between two turns, where allocation and system calls are allowed but kept rare.
+//! Handing over and taking over are part of a turn, and allocate nothing. The rest runs between two turns, where
+//! allocation and system calls are allowed but kept rare.
 
 use packet::{Batch, FramePool, FrameQueue, Instant, PortId};
 use pipeline::DropReason;
+use pipeline::tables::Counters;
 
 use super::capture::{Capture, Direction};
 use super::mail::{Event, Message};
-use super::{CAPTURES, NOWHERE, Worker, drop_all};
+use super::{CAPTURES, NOWHERE, Worker};
 
 /// A message is taken only while this many events fit: no message causes more, but for a port's queues.
 const EVENT_ROOM: usize = 64;
@@ -108,6 +110,45 @@ impl Worker {
         }
     }
 
+    /// Moves frames that other workers handed over into our own output queues.
+    #[inline]
+    pub(super) fn take_over(&mut self) -> usize {
+        let (slots, outputs, pool) = (&mut self.slots, &mut self.outputs, &mut self.pool);
+        let counters = self.tables.counters(self.id);
+        let taken = self.links.drain(|id, frame| {
+            let refused = match outputs.queue(id) {
+                Some(queue) if slots.wait_for_transmit(id) => queue.push(frame).err(),
+                _ => Some(frame),
+            };
+            if let Some(frame) = refused {
+                counters.drop(id, DropReason::TxFull);
+                pool.free(frame);
+            }
+        });
+        if taken > 0 {
+            self.shared.figures.handed_in.add(taken as u64);
+        }
+        taken
+    }
+
+    /// Hands everything that waits for `id` to the worker that owns it.
+    #[inline]
+    pub(super) fn hand_over(&mut self, id: PortId) {
+        let Some(queue) = self.outputs.queue(id) else { return };
+        let owner = usize::from(self.owners[id.index()]);
+        let mut handed = 0;
+        while let Some(frame) = queue.pop() {
+            match self.links.push(owner, id, frame) {
+                Ok(()) => handed += 1,
+                Err(frame) => {
+                    self.tables.counters(self.id).drop(id, DropReason::TxFull);
+                    self.pool.free(frame);
+                }
+            }
+        }
+        self.shared.figures.handed_out.add(handed);
+    }
+
     /// Sends an event and wakes the manager. Room was made sure of, or the event may be lost.
     fn tell(&mut self, event: Event) {
         // A full ring can only be the pipeline's doing, and its events may be lost.
@@ -194,4 +235,18 @@ fn close_all(slots: impl Iterator<Item = super::slots::Slot>, pool: &mut FramePo
 
 fn nanos(later: Instant, earlier: Instant) -> u64 {
     later.as_nanos().saturating_sub(earlier.as_nanos())
+}
+
+/// Drops every frame in `queue`.
+pub(super) fn drop_all(
+    queue: &mut FrameQueue,
+    id: PortId,
+    reason: DropReason,
+    pool: &mut FramePool,
+    counters: &Counters,
+) {
+    while let Some(frame) = queue.pop() {
+        counters.drop(id, reason);
+        pool.free(frame);
+    }
 }

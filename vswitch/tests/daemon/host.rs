@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,17 @@ use vswitch::devices::Namespace;
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
+/// Tests that count losses need the CPUs for themselves: they hold this for writing, all others for reading.
+static QUIET: RwLock<()> = RwLock::new(());
+
+/// Which of the two a host holds; nobody reads it.
+#[expect(dead_code, reason = "held for what its end does")]
+enum Share {
+    Alone(RwLockWriteGuard<'static, ()>),
+    Together(RwLockReadGuard<'static, ()>),
+    Second,
+}
+
 /// A daemon in a namespace, and containers. Everything is removed when it is dropped.
 pub(crate) struct Host {
     /// Unique; part of every name.
@@ -23,6 +35,7 @@ pub(crate) struct Host {
     directory: PathBuf,
     daemon: Option<Child>,
     containers: Vec<String>,
+    _share: Share,
 }
 
 /// Runs a command and returns what it printed.
@@ -45,11 +58,25 @@ pub(crate) fn wait_for(what: &str, patience: Duration, mut condition: impl FnMut
 impl Host {
     /// Makes a host without a daemon.
     pub(crate) fn new() -> Self {
+        Self::sharing(Share::Together(QUIET.read().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// Makes a host while no other test runs.
+    pub(crate) fn alone() -> Self {
+        Self::sharing(Share::Alone(QUIET.write().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// Makes a second host in the same test.
+    pub(crate) fn second() -> Self {
+        Self::sharing(Share::Second)
+    }
+
+    fn sharing(share: Share) -> Self {
         assert!(Uid::effective().is_root(), "SKIP: needs root (CAP_NET_ADMIN, CAP_SYS_ADMIN)");
         let tag = format!("vt{}x{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let directory = std::env::temp_dir().join(&tag);
         fs::create_dir_all(&directory).expect("a directory");
-        let host = Self { tag: tag.clone(), directory, daemon: None, containers: Vec::new() };
+        let host = Self { tag: tag.clone(), directory, daemon: None, containers: Vec::new(), _share: share };
         run(&format!("ip netns add {tag}h"));
         run(&format!("ip -n {tag}h link set lo up"));
         host
@@ -217,15 +244,18 @@ impl Host {
         wait_for("a balanced ledger", Duration::from_secs(5), balances);
     }
 
-    /// Pings and returns how many answers came.
+    /// Pings one by one and returns how many answers came. In one go, `ping` gives the last ones two round trips
+    /// only, which is little on a busy machine.
     pub(crate) fn ping(&self, from: &str, to: &str, count: u32) -> u32 {
-        let output = Command::new("ip")
-            .args(["netns", "exec", from, "ping", "-c", &count.to_string(), "-i", "0.05", "-W", "1", to])
-            .output()
-            .expect("ping");
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let received = text.split(" received").next().and_then(|head| head.rsplit(' ').next());
-        received.and_then(|n| n.parse().ok()).unwrap_or(0)
+        let ping = || {
+            Command::new("ip")
+                .args(["netns", "exec", from, "ping", "-q", "-c", "1", "-W", "2", to])
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status()
+                .expect("ping")
+        };
+        (0..count).map(|_| u32::from(ping().success())).sum()
     }
 
     /// Runs something inside a namespace.

@@ -190,7 +190,7 @@ fn cleanup_leaves_nothing_and_asks_before_it_cuts_ports_off() {
 #[test]
 fn a_second_daemon_is_refused_and_the_socket_of_a_dead_one_is_replaced() {
     let (mut host, a, _) = pair("veth");
-    let mut second = Host::new();
+    let mut second = Host::second();
     std::fs::copy(host.config(), second.config()).expect("copied");
     second.spawn();
     assert_eq!(second.exit_code(), Some(1));

@@ -22,7 +22,7 @@ impl Stream {
     /// Starts sending `rate` datagrams a second.
     fn start(host: &Host, from: &str, to: &str, address: &str, rate: u32) -> Self {
         let server = host.inside(to, || UdpSocket::bind((address, 7001))).expect("a port");
-        server.set_read_timeout(Some(Duration::from_millis(500))).expect("set");
+        server.set_read_timeout(Some(Duration::from_secs(3))).expect("set");
         // The receiver may wait for a CPU longer than the usual buffer lasts.
         setsockopt(&server, RcvBufForce, &(64 << 20)).expect("set");
         let client = host.inside(from, || UdpSocket::bind("0.0.0.0:0")).expect("a port");
@@ -38,13 +38,22 @@ impl Stream {
                 }
                 thread::sleep(Duration::from_millis(1));
             }
+            // The end, a few times: it may be lost like any other.
+            for _ in 0..3 {
+                thread::sleep(Duration::from_millis(100));
+                let _ = client.send(&u64::MAX.to_le_bytes());
+            }
             sent
         });
         let receiver = thread::spawn(move || {
             let (mut received, mut buffer) = (0, [0; 64]);
-            while server.recv(&mut buffer).is_ok() {
+            let (mut last, mut longest) = (Instant::now(), Duration::ZERO);
+            while server.recv(&mut buffer).is_ok() && buffer[..8] != u64::MAX.to_le_bytes() {
                 received += 1;
+                longest = longest.max(last.elapsed());
+                last = Instant::now();
             }
+            println!("{received} datagrams, the longest pause was {longest:?}");
             received
         });
         thread::sleep(Duration::from_millis(200));
@@ -59,7 +68,7 @@ impl Stream {
 }
 
 fn pair(workers: &str) -> (Host, String, String) {
-    let mut host = Host::new();
+    let mut host = Host::alone();
     let (a, b) = (host.container("a"), host.container("b"));
     host.write_config(&format!(
         r#"
