@@ -182,12 +182,14 @@ impl Worker {
             }
             slot.port.transmit(queue, &mut self.pool);
             slot.left = queue.len();
-            sent += before - queue.len();
+            let taken = before - queue.len();
+            sent += taken;
             let gone = slot.port.health() == Health::Gone;
             if !queue.is_empty() {
                 queued += queue.len();
                 self.slots.keep_waiting(n);
             }
+            self.slots.note_sent(n, taken);
             if gone {
                 self.notice_gone(id);
             }
