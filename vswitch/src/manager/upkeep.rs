@@ -69,9 +69,9 @@ impl Sample {
         let a_second = |count: u64| count as f64 / time.as_secs_f64().max(1e-3);
         Rates {
             rx_frames: a_second(self.rx_frames),
-            rx_bits: a_second(self.rx_bytes * 8),
+            rx_bits: a_second(self.rx_bytes) * 8.0,
             tx_frames: a_second(self.tx_frames),
-            tx_bits: a_second(self.tx_bytes * 8),
+            tx_bits: a_second(self.tx_bytes) * 8.0,
         }
     }
 }
@@ -237,7 +237,13 @@ impl Manager {
             // A worker that sleeps writes no figures: it was not busy.
             let spent = total.saturating_sub(load.total_nanos).max(1_000_000_000);
             load.busy = (busy.saturating_sub(load.busy_nanos) as f64 / spent as f64).min(1.0);
-            load.rates = if load.sample.drops.is_empty() || sample.rx_bytes < load.sample.rx_bytes {
+            // A port that went took its counts along: no rates until the next look.
+            let last = &load.sample;
+            let is_less = sample.rx_frames < last.rx_frames
+                || sample.rx_bytes < last.rx_bytes
+                || sample.tx_frames < last.tx_frames
+                || sample.tx_bytes < last.tx_bytes;
+            load.rates = if last.drops.is_empty() || is_less {
                 Rates::default()
             } else {
                 sample.since(&load.sample).rates_over(TICK)
