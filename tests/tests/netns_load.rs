@@ -154,7 +154,8 @@ fn two_hundred_ports_reach_one_another() {
     let start = Instant::now();
     net.apply(&format!("{PAIR}{ports}"));
     println!("198 ports: {:?}", start.elapsed());
-    assert_eq!(net.get("/v1/status")["counts"]["ports_up"], 200);
+    // News of a carrier may still be on its way.
+    wait_for("all 200 are up", || net.get("/v1/status")["counts"]["ports_up"] == 200);
     for n in 0..198 {
         net.ping(&format!("p{n}"), "10.1.0.10");
     }
