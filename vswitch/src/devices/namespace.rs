@@ -104,7 +104,7 @@ impl Namespace {
         Ok(namespace)
     }
 
-    /// Opens /run/netns/NAME, and makes a new namespace there when there is none.
+    /// Opens the host's /run/netns/NAME, and makes a new namespace there when there is none.
     ///
     /// # Errors
     /// Names the operation that was refused.
@@ -112,6 +112,10 @@ impl Namespace {
         if name.is_empty() || name.contains('/') || name == "." || name == ".." {
             return Err(Error::kernel(format!("create network namespace '{name}'"), Errno::EINVAL));
         }
+        among_the_hosts_mounts(|| Self::open_or_create_here(name))?
+    }
+
+    fn open_or_create_here(name: &str) -> Result<Self, Error> {
         let _lock = prepare_directory()?;
         let path = Path::new(NETNS_DIR).join(name);
         match Self::resolve(name) {
@@ -143,12 +147,16 @@ impl Namespace {
         Self::resolve(name)
     }
 
-    /// Takes the name of this namespace away from /run/netns; it dies with its last user. A namespace that has
+    /// Takes the name of this namespace away from the host's /run/netns; it dies with its last user. A namespace that has
     /// gone already is fine.
     ///
     /// # Errors
     /// Names the operation that was refused.
     pub fn remove(name: &str) -> Result<(), Error> {
+        among_the_hosts_mounts(|| Self::remove_here(name))?
+    }
+
+    fn remove_here(name: &str) -> Result<(), Error> {
         let path = Path::new(NETNS_DIR).join(name);
         match umount2(&path, MntFlags::MNT_DETACH) {
             Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
@@ -231,6 +239,36 @@ fn in_thread<T: Send>(action: impl FnOnce() -> T + Send) -> Result<T, Error> {
             .map_err(|error| Error::kernel("start a thread", error))?;
         thread.join().map_err(|panic| std::panic::resume_unwind(panic))
     })
+}
+
+/// Runs `action` in a thread that sees the host's mounts, and waits.
+///
+/// A daemon with mounts of its own (`ip netns exec` gives it some, and so may a service manager) would take the name
+/// of the switch's namespace, and with it every device, into its grave. The host's mounts are those of process 1, or of
+/// the oldest ancestor within reach; without one the daemon's own have to do.
+fn among_the_hosts_mounts<T: Send>(action: impl FnOnce() -> T + Send) -> Result<T, Error> {
+    let mounts = oldest_ancestors_mounts();
+    in_thread(|| {
+        if let Some(mounts) = mounts {
+            // Threads share their root and working directory, and one that does cannot change its mounts.
+            let _ = unshare(CloneFlags::CLONE_FS).and_then(|()| setns(mounts, CloneFlags::CLONE_NEWNS));
+        }
+        action()
+    })
+}
+
+/// Returns the mount namespace of the oldest ancestor that lets us have it, unless the calling thread is in it.
+fn oldest_ancestors_mounts() -> Option<File> {
+    let identity = |file: &File| file.metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()));
+    let parent = |pid: u32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()?;
+        (parent != 0).then_some(parent)
+    };
+    let ancestors = std::iter::successors(parent(std::process::id()), |pid| parent(*pid));
+    let mounts = ancestors.filter_map(|pid| File::open(format!("/proc/{pid}/ns/mnt")).ok()).last()?;
+    let own = File::open("/proc/thread-self/ns/mnt").ok()?;
+    (identity(&mounts)? != identity(&own)?).then_some(mounts)
 }
 
 /// Makes /run/netns a shared mount, as `ip netns add` does, and locks it while the result lives: two creators

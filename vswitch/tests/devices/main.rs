@@ -196,3 +196,24 @@ fn a_thousand_ports_come_and_go_quickly() -> Outcome {
     assert!(lab.runtime.block_on(lab.devices.leftovers())?.is_empty());
     Ok(())
 }
+
+#[test]
+fn a_namespace_made_among_private_mounts_outlives_them() -> Outcome {
+    use nix::mount::{MsFlags, mount};
+    use nix::sched::{CloneFlags, unshare};
+    let name = format!("vsp-{}", std::process::id());
+    // What `ip netns exec` does before it starts a program.
+    let made = std::thread::scope(|scope| {
+        let maker = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).expect("mounts of its own");
+            let slave = MsFlags::MS_SLAVE | MsFlags::MS_REC;
+            mount(None::<&str>, "/", None::<&str>, slave, None::<&str>).expect("slave mounts");
+            Namespace::open_or_create(&name).map(|namespace| namespace.identity())
+        });
+        maker.join().expect("no panic")
+    })?;
+    let found = Namespace::resolve(&name).map(|namespace| namespace.identity());
+    Namespace::remove(&name)?;
+    assert_eq!(found?, made);
+    Ok(())
+}
