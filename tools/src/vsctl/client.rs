@@ -52,6 +52,13 @@ pub(crate) enum ApiError {
         /// What is wrong with the answer.
         cause: String,
     },
+    /// The connection ended before the answer did.
+    Broken {
+        /// The request, as "GET /v1/status".
+        request: String,
+        /// What ended it.
+        cause: String,
+    },
     /// The daemon did not answer in time.
     Late {
         /// The request, as "GET /v1/status".
@@ -92,6 +99,10 @@ impl std::fmt::Display for ApiError {
                 f,
                 "the switch's answer to {request} is not understood: {cause}; are vsctl and vswitchd of the \
                  same version? (vsctl --version, vsctl status)"
+            ),
+            Self::Broken { request, cause } => write!(
+                f,
+                "the switch closed the connection before it had answered {request} ({cause}); has vswitchd ended?"
             ),
             Self::Late { request, after } => write!(
                 f,
@@ -187,7 +198,7 @@ impl Client {
             if !response.status().is_success() {
                 return Err(refusal(response).await);
             }
-            let body = response.into_body().collect().await.map_err(|cause| unexpected(&request, cause))?;
+            let body = response.into_body().collect().await.map_err(|cause| broken(&request, cause))?;
             Ok(body.to_bytes())
         };
         self.patient(&request, answer).await
@@ -204,7 +215,7 @@ impl Client {
         let stream = UnixStream::connect(&self.socket).await.map_err(unreachable)?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
-            .map_err(|cause| unexpected(&request, cause))?;
+            .map_err(|cause| broken(&request, cause))?;
         // The task ends by itself when the answer has been read or the sender is dropped; what goes wrong
         // in it also reaches the reader of the answer.
         tokio::spawn(async move {
@@ -218,7 +229,7 @@ impl Client {
             .header("content-type", "application/json")
             .body(Full::new(bytes))
             .map_err(|cause| unexpected(&request, cause))?;
-        sender.send_request(http).await.map_err(|cause| unexpected(&request, cause))
+        sender.send_request(http).await.map_err(|cause| broken(&request, cause))
     }
 
     /// Waits for `work`, says on a terminal that it goes on when it takes long, and gives up in the end.
@@ -275,7 +286,7 @@ impl Stream {
         loop {
             match self.body.frame().await {
                 None => return Ok(None),
-                Some(Err(cause)) => return Err(unexpected(&self.request, cause)),
+                Some(Err(cause)) => return Err(broken(&self.request, cause)),
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
                         return Ok(Some(data));
@@ -336,6 +347,10 @@ pub(crate) fn with_query(path: &str, pairs: &[(&str, Option<String>)]) -> String
 
 fn unexpected(request: &str, cause: impl std::fmt::Display) -> ApiError {
     ApiError::Unexpected { request: request.to_owned(), cause: cause.to_string() }
+}
+
+fn broken(request: &str, cause: impl std::fmt::Display) -> ApiError {
+    ApiError::Broken { request: request.to_owned(), cause: cause.to_string() }
 }
 
 /// Makes the error out of an answer that is no success.

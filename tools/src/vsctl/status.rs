@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use config::api::{Check, CleanupReply, CleanupRequest, Status as StatusView, route};
 
-use crate::client::read;
+use crate::client::{ApiError, read};
 use crate::output::{join, pairs, plural};
 use crate::{Context, output, units};
 
@@ -53,7 +53,12 @@ impl Cleanup {
     /// Cleans up and tells what went.
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
         let request = serde_json::to_value(CleanupRequest { force: self.force })?;
-        let answer = context.client.post(route::CLEANUP, &request).await?;
+        let answer = context.client.post(route::CLEANUP, &request).await.map_err(|error| match error {
+            ApiError::Unreachable { .. } => {
+                anyhow::anyhow!("{error}; cleaning up is the daemon's work: start it, then do this again")
+            }
+            error => error.into(),
+        })?;
         context.show(&answer, |reply: &CleanupReply| {
             let lines: String = reply.removed.iter().map(|thing| format!("- {thing}\n")).collect();
             format!("{lines}{} removed\n", plural(reply.removed.len(), "thing"))

@@ -93,6 +93,16 @@ async fn answer_that_is_no_json_is_unexpected() {
 }
 
 #[tokio::test]
+async fn answer_that_is_cut_short_is_a_broken_connection() {
+    let socket = Socket::new("cut");
+    let cut = "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{";
+    let server = answer_once(&socket, cut);
+    let error = Client::new(&socket.0).get("/v1/x").await.expect_err("cut");
+    assert!(error.to_string().contains("before it had answered GET /v1/x"), "{error}");
+    server.await.expect("the server ran");
+}
+
+#[tokio::test]
 async fn missing_socket_says_what_to_do() {
     let error = Client::new(Path::new("/nonexistent/socket")).get("/v1/x").await.expect_err("nobody there");
     assert_eq!(
