@@ -59,21 +59,23 @@ impl Pipeline {
         if let Step::Drop(reason) = walk_stages(&packet, &view, &mut walk) {
             return Err(reason);
         }
+        // What can still refuse the packet comes before what lasts.
         for effect in walk.effects() {
-            match effect {
-                Effect::StormToken { rate } if !self.tables.storm(from).take(rate, now) => {
-                    return Err(DropReason::Storm);
-                }
-                Effect::StormToken { .. } => {}
-                Effect::Learn(key) => {
-                    let limits = LearnLimits { port: port.stations, network: network.stations };
-                    let learned = self.tables.fdb.learn(key, from, limits, now);
-                    walk.source = note(learned, key, from, |event| {
-                        if !self.events.push(event) {
-                            self.tables.counters(self.worker).ledger.events_lost.add(1);
-                        }
-                    });
-                }
+            if let Effect::StormToken { rate } = effect
+                && !self.tables.storm(from).take(rate, now)
+            {
+                return Err(DropReason::Storm);
+            }
+        }
+        for effect in walk.effects() {
+            if let Effect::Learn(key) = effect {
+                let limits = LearnLimits { port: port.stations, network: network.stations };
+                let learned = self.tables.fdb.learn(key, from, limits, now);
+                walk.source = note(learned, key, from, |event| {
+                    if !self.events.push(event) {
+                        self.tables.counters(self.worker).ledger.events_lost.add(1);
+                    }
+                });
             }
         }
         Ok(walk)
