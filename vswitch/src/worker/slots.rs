@@ -8,7 +8,7 @@
 //!
 //! A descriptor in an epoll set costs its socket a wake-up for each frame that it has sent, taken or not, once
 //! the frame is freed: 6 % of a saturated AF_XDP path. So an AF_XDP descriptor joins `all` when the worker is
-//! about to wait, and leaves it when its queue has transmitted [`MANY`] frames since: never, in a worker that spins.
+//! about to wait, and leaves it when its queue has transmitted `MANY` frames since: never, in a worker that spins.
 //!
 //! Capacity: the number of port queues given to `new`; a queue beyond it is refused.
 //! Threads: the worker's own only.
