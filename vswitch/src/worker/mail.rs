@@ -6,7 +6,8 @@
 //! thousand changes adopts one.
 //!
 //! Order: the manager sends messages before it publishes, and a worker reads the number of the newest snapshot
-//! before it empties its mailbox; so when a snapshot is adopted, every message sent before it has been obeyed.
+//! before it empties its mailbox ([`catch_up`]); so when a snapshot is adopted, every message sent before it has been
+//! obeyed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -148,5 +149,72 @@ impl Published {
     /// Returns the newest snapshot.
     pub fn load(&self) -> Arc<Snapshot> {
         self.snapshot.load_full()
+    }
+}
+
+/// Takes mail, then loads the newest snapshot, and returns it if all messages that were sent before it have been
+/// obeyed: the mailbox was emptied, and the snapshot is the one whose number, `newest`, was read before that. A
+/// still newer one has to wait for its own mail, until the next time.
+pub fn catch_up<S>(
+    newest: u64,
+    take_mail: impl FnOnce() -> bool,
+    load: impl FnOnce() -> S,
+    number: impl FnOnce(&S) -> u64,
+) -> Option<S> {
+    if !take_mail() {
+        return None;
+    }
+    let snapshot = load();
+    (number(&snapshot) == newest).then_some(snapshot)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use shuttle::sync::atomic::{AtomicU64, Ordering};
+    use shuttle::sync::{Arc, Mutex};
+
+    use super::catch_up;
+
+    /// A manager that sends message n before it publishes snapshot n, and a worker that follows.
+    fn manager_and_worker() {
+        const CHANGES: u64 = 4;
+        let mail = Arc::new(Mutex::new(VecDeque::new()));
+        let snapshot = Arc::new(Mutex::new(0));
+        let number = Arc::new(AtomicU64::new(0));
+        let manager = {
+            let (mail, snapshot, number) = (Arc::clone(&mail), Arc::clone(&snapshot), Arc::clone(&number));
+            shuttle::thread::spawn(move || {
+                for n in 1..=CHANGES {
+                    mail.lock().expect("not poisoned").push_back(n);
+                    *snapshot.lock().expect("not poisoned") = n;
+                    number.store(n, Ordering::SeqCst);
+                }
+            })
+        };
+        let (mut adopted, mut obeyed) = (0, 0);
+        while adopted < CHANGES {
+            let newest = number.load(Ordering::SeqCst);
+            let take_mail = || {
+                while let Some(n) = { mail.lock().expect("not poisoned").pop_front() } {
+                    obeyed = n;
+                }
+                true
+            };
+            let load = || *snapshot.lock().expect("not poisoned");
+            if let Some(n) = catch_up(newest, take_mail, load, |n| *n) {
+                assert!(obeyed >= n, "snapshot {n} was adopted with mail up to {obeyed}");
+                adopted = n;
+            }
+            shuttle::thread::yield_now();
+        }
+        manager.join().expect("did not panic");
+    }
+
+    #[test]
+    fn a_snapshot_is_adopted_after_the_mail_that_was_sent_before_it() {
+        shuttle::check_random(manager_and_worker, 2000);
+        shuttle::check_pct(manager_and_worker, 2000, 3);
     }
 }

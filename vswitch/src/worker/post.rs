@@ -3,12 +3,14 @@
 //! Handing over and taking over are part of a turn, and allocate nothing. The rest runs between two turns, where
 //! allocation and system calls are allowed but kept rare.
 
+use std::sync::Arc;
+
 use packet::{Batch, FramePool, FrameQueue, Instant, PortId};
 use pipeline::DropReason;
 use pipeline::tables::Counters;
 
 use super::capture::{Capture, Direction};
-use super::mail::{Event, Message};
+use super::mail::{self, Event, Message};
 use super::{CAPTURES, NOWHERE, Worker};
 
 /// A message is taken only while this many events fit: no message causes more, but for a port's queues.
@@ -19,23 +21,31 @@ impl Worker {
     #[inline]
     pub fn between_turns(&mut self) {
         let newest = self.published.generation();
-        if !self.mailbox.is_empty() {
-            self.take_mail();
+        if self.mailbox.is_empty() && newest == self.generation {
+            return;
         }
-        if newest != self.generation {
-            let snapshot = self.published.load();
-            self.generation = snapshot.generation();
-            self.shared.figures.generation.set(self.generation);
+        let published = Arc::clone(&self.published);
+        let adopted = mail::catch_up(
+            newest,
+            || self.take_mail(),
+            || published.load(),
+            |snapshot| snapshot.generation(),
+        );
+        if let Some(snapshot) = adopted.filter(|_| newest != self.generation) {
+            self.generation = newest;
+            self.shared.figures.generation.set(newest);
             // The manager keeps every snapshot until nobody else does, so this only lowers a count.
             drop(self.pipeline.adopt(snapshot));
         }
     }
 
-    fn take_mail(&mut self) {
+    /// Obeys what is in the mailbox while there is room for replies; says whether that was all.
+    fn take_mail(&mut self) -> bool {
         while self.events.slots() >= EVENT_ROOM {
-            let Ok(message) = self.mailbox.pop() else { break };
+            let Ok(message) = self.mailbox.pop() else { return true };
             self.obey(message);
         }
+        false
     }
 
     fn obey(&mut self, message: Message) {
