@@ -28,7 +28,7 @@ impl Bridge {
         let limits = Limits {
             ports: 2,
             networks: 1,
-            stations: stations as usize * 2,
+            stations: stations as usize,
             flows: (stations as usize * 4).max(65_536),
             workers: 1,
         };
