@@ -105,6 +105,11 @@ impl Lab {
         id
     }
 
+    /// Makes the queue before a port take `limit` frames only.
+    pub fn limit_queue(&mut self, port: &str, limit: usize) {
+        self.outputs.insert(self.id(port), FrameQueue::new(limit));
+    }
+
     /// Removes a port.
     pub fn remove_port(&mut self, name: &str) {
         let (id, _) = self.ports[name];
