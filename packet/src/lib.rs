@@ -18,6 +18,7 @@ pub mod pool;
 pub mod prefetch;
 pub mod segment;
 pub mod time;
+pub mod tuple;
 
 pub use addr::{MacAddr, NetworkId, PortId, VlanId, Vni};
 pub use area::Area;
@@ -27,3 +28,4 @@ pub use offload::{Checksum, Gso, GsoKind, Tunnel};
 pub use pool::FramePool;
 pub use prefetch::prefetch;
 pub use time::Instant;
+pub use tuple::{Address, Prefix, Tuple};
