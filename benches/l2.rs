@@ -31,6 +31,7 @@ impl Bridge {
             stations: stations as usize,
             flows: (stations as usize * 4).max(65_536),
             workers: 1,
+            ..Limits::default()
         };
         let tables = Tables::new(limits, [0x0123_4567_89ab_cdef, 0xfeed_face_dead_beef, 7]);
         let mut builder = SnapshotBuilder::new();

@@ -18,8 +18,10 @@ mod answer;
 mod drop_log;
 mod drop_reason;
 mod event;
+mod fib;
 mod flow_cache;
 mod outputs;
+mod policy;
 mod slow;
 mod snapshot;
 pub mod tables;
@@ -47,8 +49,10 @@ use packet::{Batch, Frame, FramePool, Instant, PortId};
 pub use drop_log::{DropLog, DropRecord, HEAD_LEN};
 pub use drop_reason::DropReason;
 pub use event::Event;
+pub use fib::{Fib, FibBuilder};
 pub use flow_cache::{StationRef, TagAction, Transform};
 pub use outputs::Outputs;
+pub use policy::{Action, Identity, Peer, PolicySet, Question, Rule, Service};
 pub use snapshot::{
     Gateway, Guard, MAX_PORTS, Neighbor, NetworkInfo, PortInfo, Snapshot, SnapshotBuilder, VlanMode, VlanSet,
 };

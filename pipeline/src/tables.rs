@@ -9,11 +9,15 @@ use packet::PortId;
 
 mod counters;
 mod fdb;
+mod fragments;
 mod meter;
+mod neighbors;
 
 pub use counters::{Counter, Counters, Ledger, PortCounters};
 pub use fdb::{Fdb, Found, LearnLimits, Learned, MOVES_A_SECOND, Station, StationKey, StationKind};
+pub use fragments::{FragmentDrop, FragmentKey, Fragments, Piece, Sighting};
 pub use meter::Meter;
+pub use neighbors::{Adjacency, Ask, Full, Kind, Neighbor, NeighborKey, NeighborState, Neighbors, Target};
 
 use crate::snapshot::MAX_PORTS;
 
@@ -26,6 +30,8 @@ pub struct Limits {
     pub networks: usize,
     /// Stations, in all networks together.
     pub stations: usize,
+    /// Neighbours, in all networks together.
+    pub neighbors: usize,
     /// Decisions in the flow cache of each worker.
     pub flows: usize,
     /// Workers.
@@ -34,7 +40,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { ports: 1024, networks: 256, stations: 16_384, flows: 65_536, workers: 1 }
+        Self { ports: 1024, networks: 256, stations: 16_384, neighbors: 16_384, flows: 65_536, workers: 1 }
     }
 }
 
@@ -43,6 +49,8 @@ impl Default for Limits {
 pub struct Tables {
     /// Which port a station is behind.
     pub fdb: Fdb,
+    /// Where an IP next hop is.
+    pub neighbors: Neighbors,
     limits: Limits,
     counters: Box<[Counters]>,
     storm: Box<[Meter]>,
@@ -59,6 +67,7 @@ impl Tables {
         let [a, b, cookie] = random;
         Arc::new(Self {
             fdb: Fdb::new(limits.stations, limits.networks, [a, b]),
+            neighbors: Neighbors::new(limits.neighbors, limits.networks, [cookie ^ a, b.rotate_left(7)]),
             limits,
             counters: (0..limits.workers).map(|_| Counters::new(limits.ports)).collect(),
             storm: (0..limits.ports).map(|_| Meter::default()).collect(),

@@ -44,7 +44,14 @@ pub struct Lab {
 impl Lab {
     /// Makes a lab without ports and networks, with small tables.
     pub fn empty() -> Self {
-        Self::with_limits(Limits { ports: 64, networks: 16, stations: 1024, flows: 4096, workers: 1 })
+        Self::with_limits(Limits {
+            ports: 64,
+            networks: 16,
+            stations: 1024,
+            flows: 4096,
+            workers: 1,
+            ..Limits::default()
+        })
     }
 
     /// Makes a lab with tables of the given sizes.

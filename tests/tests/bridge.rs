@@ -270,7 +270,14 @@ fn the_storm_limit_counts_only_what_is_flooded() {
 
 #[test]
 fn a_million_invented_sources_harm_nobody_else() {
-    let mut lab = Lab::with_limits(Limits { ports: 8, networks: 2, stations: 4096, flows: 8192, workers: 1 });
+    let mut lab = Lab::with_limits(Limits {
+        ports: 8,
+        networks: 2,
+        stations: 4096,
+        flows: 8192,
+        workers: 1,
+        ..Limits::default()
+    });
     lab.network("net", NetworkInfo::new());
     for port in ["victim", "attacker", "other"] {
         lab.port(port, "net", |port| port.stations = 1024);

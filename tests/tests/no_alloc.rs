@@ -52,7 +52,14 @@ const PORTS: u16 = 4;
 
 #[test]
 fn a_turn_allocates_nothing() {
-    let limits = Limits { ports: PORTS.into(), networks: 1, stations: 4096, flows: 16_384, workers: 1 };
+    let limits = Limits {
+        ports: PORTS.into(),
+        networks: 1,
+        stations: 4096,
+        flows: 16_384,
+        workers: 1,
+        ..Limits::default()
+    };
     let tables = Tables::new(limits, [1, 2, 3]);
     let area = Area::new(8192, 16).expect("32 MiB");
     let mut pool = FramePool::new(Arc::clone(&area));

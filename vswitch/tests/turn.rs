@@ -68,7 +68,14 @@ struct Crew {
 
 /// Makes two workers with two of four memory ports each, all on one network.
 fn crew() -> Crew {
-    let limits = Limits { ports: PORTS.into(), networks: 1, stations: 4096, flows: 16_384, workers: WORKERS };
+    let limits = Limits {
+        ports: PORTS.into(),
+        networks: 1,
+        stations: 4096,
+        flows: 16_384,
+        workers: WORKERS,
+        ..Limits::default()
+    };
     let tables = Tables::new(limits, [1, 2, 3]);
     let area = Area::new(8192, 16).expect("32 MiB");
     let mut builder = SnapshotBuilder::new();

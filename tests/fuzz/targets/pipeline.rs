@@ -51,7 +51,7 @@ struct Switch<'p> {
 
 impl<'p> Switch<'p> {
     fn new(pool: &'p mut FramePool) -> Self {
-        let limits = Limits { ports: 16, networks: 4, stations: 32, flows: 64, workers: 1 };
+        let limits = Limits { ports: 16, networks: 4, stations: 32, flows: 64, workers: 1, ..Limits::default() };
         let tables = Tables::new(limits, [1, 2, 3]);
         let mut builder = SnapshotBuilder::new();
         let mut network = NetworkInfo::new();

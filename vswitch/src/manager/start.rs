@@ -85,6 +85,7 @@ impl Manager {
             stations: usize::try_from(limits.stations)?,
             flows: usize::try_from(limits.flows)?,
             workers: cpus.len(),
+            ..TableLimits::default()
         };
         let tables = Tables::new(table_limits, random()?);
         let devices = Devices::start(&name)?;
