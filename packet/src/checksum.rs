@@ -207,6 +207,13 @@ impl Delta {
 /// so a partial checksum at this offset is SCTP's CRC32c, wherever in the packet it starts.
 pub const SCTP_CHECKSUM_AT: u16 = 8;
 
+/// Returns SCTP's checksum, as the field has it, after the ports of a packet of `len` bytes (header and chunks)
+/// became others: `old` and `new` are both ports in the order of the wire. A checksum that was wrong stays wrong.
+pub fn sctp_ports_changed(checksum: [u8; 4], old: [u8; 4], new: [u8; 4], len: usize) -> [u8; 4] {
+    let change = crc32c::change(old, new, len.saturating_sub(4));
+    (u32::from_le_bytes(checksum) ^ change).to_le_bytes()
+}
+
 /// Why a checksum cannot be finished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unfinishable {
@@ -314,7 +321,7 @@ pub(crate) fn pseudo_of_len(frame: &[u8], layout: &Layout, len: u32) -> Option<S
     }
 }
 
-/// Says whether the checksum of the TCP, UDP, ICMP or ICMPv6 packet in `frame` is right. `None` when there is
+/// Says whether the checksum of the TCP, UDP, SCTP, ICMP or ICMPv6 packet in `frame` is right. `None` when there is
 /// nothing to check: not IP, another protocol, a fragment, malformed, or UDP over IPv4 without a checksum.
 pub fn is_valid(frame: &[u8]) -> Option<bool> {
     let layout = Layout::of(frame).ok()?;
@@ -322,6 +329,11 @@ pub fn is_valid(frame: &[u8]) -> Option<bool> {
         return None;
     }
     let packet = frame.get(usize::from(layout.l4)..layout.end as usize)?;
+    if layout.protocol == protocol::SCTP {
+        let (before, rest) = packet.split_at_checked(usize::from(SCTP_CHECKSUM_AT))?;
+        let (field, after) = rest.split_first_chunk::<4>()?;
+        return Some(crc32c::crc32c(&[before, &[0; 4], after]).to_le_bytes() == *field);
+    }
     let sum = Sum::new().bytes(packet);
     let sum = match layout.protocol {
         protocol::ICMP if layout.ethertype == ethertype::IPV4 => sum,

@@ -30,9 +30,61 @@ pub(super) fn crc32c(pieces: &[&[u8]]) -> u32 {
     !crc
 }
 
+/// Returns what is to be XORed to the CRC of a message in which the four bytes `old`, with `behind` bytes behind
+/// them, become `new`.
+///
+/// The CRC is linear: that of the difference, without presets, is the difference of the CRCs. The zeros behind are
+/// walked by repeated squaring, so the message need not be read, and a wrong CRC stays as wrong as it was.
+pub(super) fn change(old: [u8; 4], new: [u8; 4], behind: usize) -> u32 {
+    let difference = u32::from_le_bytes(old) ^ u32::from_le_bytes(new);
+    // Four bytes of the difference shift it by x^32, those behind by x^8 each.
+    let (mut result, mut square, mut count) = (difference, X8, behind + 4);
+    while count > 0 {
+        if count & 1 == 1 {
+            result = multiply(result, square);
+        }
+        square = multiply(square, square);
+        count >>= 1;
+    }
+    result
+}
+
+/// x^8, in reversed order: the highest bit is the factor of x^0.
+const X8: u32 = 1 << (31 - 8);
+
+/// Multiplies two polynomials modulo [`POLYNOMIAL`], all in reversed order.
+const fn multiply(a: u32, mut b: u32) -> u32 {
+    let mut product = 0;
+    let mut bit = 32;
+    while bit > 0 {
+        bit -= 1;
+        if a >> bit & 1 == 1 {
+            product ^= b;
+        }
+        b = if b & 1 == 1 { b >> 1 ^ POLYNOMIAL } else { b >> 1 };
+    }
+    product
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn change_of_four_bytes_is_that_of_the_whole(
+            mut bytes in proptest::collection::vec(any::<u8>(), 4..3000),
+            at in any::<prop::sample::Index>(), new in any::<[u8; 4]>(),
+        ) {
+            let at = at.index(bytes.len() - 3);
+            let before = crc32c(&[&bytes]);
+            let old: [u8; 4] = bytes[at..at + 4].try_into().expect("four");
+            bytes[at..at + 4].copy_from_slice(&new);
+            prop_assert_eq!(before ^ change(old, new, bytes.len() - at - 4), crc32c(&[&bytes]));
+        }
+    }
 
     #[test]
     fn check_value_is_that_of_the_catalogue() {

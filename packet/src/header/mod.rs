@@ -28,7 +28,7 @@ pub use icmp::{Icmp, IcmpHeader, icmp4, icmp6};
 pub use ipv4::{Ipv4, Ipv4Header};
 pub use ipv6::{ExtensionWalk, Ipv6, Ipv6Fragment, Ipv6Header, MAX_EXTENSIONS, walk_extensions};
 pub use layout::{Fragment, Layout, Malformed};
-pub use nd::{NdOptions, NeighborAdvert, NeighborSolicit, nd_option};
+pub use nd::{NdOptions, NeighborAdvert, NeighborSolicit, RouterSolicit, nd_option};
 pub use transport::{Tcp, TcpHeader, Udp, UdpHeader, Vxlan, VxlanHeader, tcp_flags};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -57,6 +57,8 @@ pub mod protocol {
     pub const TCP: u8 = 6;
     /// UDP.
     pub const UDP: u8 = 17;
+    /// DCCP (RFC 4340).
+    pub const DCCP: u8 = 33;
     /// IPv6 routing header.
     pub const ROUTING: u8 = 43;
     /// IPv6 fragment header.
@@ -71,6 +73,8 @@ pub mod protocol {
     pub const DESTINATION_OPTIONS: u8 = 60;
     /// SCTP.
     pub const SCTP: u8 = 132;
+    /// UDP-Lite (RFC 3828).
+    pub const UDP_LITE: u8 = 136;
 }
 
 /// A fixed-size header that lies over packet bytes.

@@ -1,6 +1,6 @@
 //! Neighbour discovery (RFC 4861): solicitations, advertisements, and their options.
 //!
-//! The views check what RFC 4861 7.1.1 and 7.1.2 ask a receiver to check, except the checksum: a frame from
+//! The views check what RFC 4861 6.1.1, 7.1.1 and 7.1.2 ask a receiver to check, except the checksum: a frame from
 //! a local sender may carry a partial one.
 
 use std::net::Ipv6Addr;
@@ -14,6 +14,12 @@ pub mod nd_option {
     pub const SOURCE_LINK: u8 = 1;
     /// The target's link address.
     pub const TARGET_LINK: u8 = 2;
+    /// A prefix that is on the link, or from which hosts make their addresses.
+    pub const PREFIX: u8 = 3;
+    /// The link's MTU.
+    pub const MTU: u8 = 5;
+    /// Name servers (RFC 8106).
+    pub const RDNSS: u8 = 25;
 }
 
 header! {
@@ -138,6 +144,32 @@ impl<'a> NeighborAdvert<'a> {
         }
         let (router, overrides) = (flags & 0x80 != 0, flags & 0x20 != 0);
         Some(Self { src, dst, router, solicited, overrides, target: body.target.into(), options })
+    }
+}
+
+/// Is there a router?
+#[derive(Clone, Copy, Debug)]
+pub struct RouterSolicit<'a> {
+    /// Who asks; unspecified while it has no address.
+    pub src: Ipv6Addr,
+    /// The options.
+    pub options: NdOptions<'a>,
+}
+
+impl<'a> RouterSolicit<'a> {
+    /// Returns the solicitation that `packet` carries; `None` when it is none, or not a valid one.
+    pub fn new(packet: &Ipv6<'a>) -> Option<Self> {
+        let whole = packet.protocol == protocol::ICMPV6 && packet.fragment.is_none();
+        let (icmp, options) = IcmpHeader::split(packet.payload)?;
+        let solicits = icmp.kind == icmp6::ROUTER_SOLICIT && icmp.code == 0;
+        if !whole || !solicits || packet.header.hop_limit != 255 {
+            return None;
+        }
+        let (src, options) = (packet.header.src(), NdOptions::new(options)?);
+        if src.is_unspecified() && options.link_address(nd_option::SOURCE_LINK).is_some() {
+            return None;
+        }
+        Some(Self { src, options })
     }
 }
 
