@@ -20,8 +20,11 @@ mod drop_reason;
 mod event;
 mod fib;
 mod flow_cache;
+pub mod headers;
 mod outputs;
 mod policy;
+#[cfg(test)]
+mod random;
 mod slow;
 mod snapshot;
 pub mod tables;
