@@ -25,6 +25,7 @@ mod outputs;
 mod policy;
 #[cfg(test)]
 mod random;
+pub mod rewrite;
 mod slow;
 mod snapshot;
 pub mod tables;
