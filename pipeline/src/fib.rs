@@ -20,8 +20,8 @@ mod tests;
 
 use packet::{Address, Prefix};
 
-pub(crate) use ranges::{NONE, Ranges, Step, Steps};
-use ranges::{Span, flatten};
+pub(crate) use ranges::{Key, NONE, Ranges, Span, Steps};
+use ranges::{Step, flatten};
 
 /// An immutable set of routes. See the module header.
 #[derive(Clone, Debug, Default)]
@@ -121,13 +121,9 @@ impl FibBuilder {
     pub fn insert(&mut self, prefix: Prefix, target: u32) -> &mut Self {
         assert!(target <= Fib::MAX_TARGET, "route targets end at {}", Fib::MAX_TARGET);
         if prefix.is_v4() {
-            let first = u32::from_be_bytes(prefix.address().octets_v4());
-            let last = first | u32::MAX.checked_shr(prefix.len().into()).unwrap_or(0);
-            self.v4.push(Span { first, last, value: target });
+            self.v4.push(prefix_span_v4(prefix, target));
         } else {
-            let first = prefix.address().to_bits();
-            let last = first | u128::MAX.checked_shr(prefix.len().into()).unwrap_or(0);
-            self.v6.push(Span { first, last, value: target });
+            self.v6.push(prefix_span_v6(prefix, target));
         }
         self
     }
@@ -136,4 +132,16 @@ impl FibBuilder {
     pub fn build(self) -> Fib {
         Fib::from_steps(flatten(self.v4), &flatten(self.v6))
     }
+}
+
+/// Returns the addresses of an IPv4 prefix.
+pub(crate) fn prefix_span_v4(prefix: Prefix, value: u32) -> Span<u32> {
+    let first = u32::from_be_bytes(prefix.address().octets_v4());
+    Span { first, last: first | u32::MAX.checked_shr(prefix.len().into()).unwrap_or(0), value }
+}
+
+/// Returns the addresses of an IPv6 prefix. Those of IPv4 may be among them: they are looked up elsewhere.
+pub(crate) fn prefix_span_v6(prefix: Prefix, value: u32) -> Span<u128> {
+    let first = prefix.address().to_bits();
+    Span { first, last: first | u128::MAX.checked_shr(prefix.len().into()).unwrap_or(0), value }
 }
