@@ -17,11 +17,13 @@ use packet::{Area, Frame, FramePool, FrameQueue};
 
 pub mod afxdp;
 pub mod bare;
+mod bpf;
 pub mod ethtool;
 pub mod finish;
 mod landing;
 pub mod memory;
 pub mod pcap;
+pub mod steer;
 mod sys;
 pub mod tap;
 pub mod veth;

@@ -1,0 +1,266 @@
+//! Steering with the real kernel: an outside namespace, a host with a device and a tap, and this test as the switch.
+
+mod common;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use common::{Namespace, eventually, run, transfer};
+use packet::build::eth;
+use packet::{Address, FramePool, FrameQueue, MacAddr};
+use ports::steer::{Classifier, Pair, Reason, Rules, Steering};
+use ports::{Kind, Port};
+
+const HOST: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 1);
+const OUTSIDE: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 2);
+const FLOATING: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 77);
+
+struct NoClassifier;
+
+impl Classifier for NoClassifier {
+    fn attach(&mut self, _: u32, _: BorrowedFd<'_>) -> io::Result<()> {
+        panic!("this kernel has tcx");
+    }
+
+    fn detach(&mut self, _: u32) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A host with a device `d0` towards the outside, and a bpffs.
+struct Site {
+    host: Namespace,
+    outside: Namespace,
+    bpffs: PathBuf,
+    area: std::sync::Arc<packet::Area>,
+}
+
+impl Site {
+    fn new() -> Self {
+        let (host, outside) = (Namespace::new("host"), Namespace::new("out"));
+        host.ip(&format!("link add d0 type veth peer name o0 netns {}", outside.name));
+        for (space, device, address) in [(&host, "d0", HOST), (&outside, "o0", OUTSIDE)] {
+            space.ip(&format!("addr add {address}/24 dev {device}"));
+            space.ip(&format!("link set {device} up"));
+        }
+        let bpffs = std::env::temp_dir().join(&host.name);
+        std::fs::create_dir(&bpffs).expect("a new directory");
+        run(&format!("mount -t bpf none {}", bpffs.display()));
+        Self { host, outside, bpffs, area: common::area() }
+    }
+
+    fn tap(&self) -> Port {
+        let kind = Kind::Tap { device: "vsw-up-d0".to_owned(), queues: 1, persist: true };
+        let opened = self.host.open(kind, &self.area);
+        self.host.run("sysctl -qw net.ipv6.conf.vsw-up-d0.disable_ipv6=1");
+        self.host.ip("link set vsw-up-d0 arp off up");
+        opened.queues.into_iter().next().expect("one queue")
+    }
+
+    fn pair(&self) -> Pair {
+        let read = |device: &str, what: &str| {
+            let path = format!("/sys/class/net/{device}/{what}");
+            let output = std::process::Command::new("ip")
+                .args(["netns", "exec", &self.host.name, "cat", &path])
+                .output()
+                .expect("cat runs");
+            String::from_utf8(output.stdout).expect("text").trim().to_owned()
+        };
+        let index = |device| read(device, "ifindex").parse().expect("a number");
+        Pair {
+            device: index("d0"),
+            mac: read("d0", "address").parse().expect("a MAC"),
+            tap: index("vsw-up-d0"),
+        }
+    }
+
+    fn steering(&self) -> Steering {
+        Steering::open(&self.bpffs.join("sw")).expect("root may")
+    }
+
+    fn attach(&self, mut steering: Steering) -> Steering {
+        let pair = self.pair();
+        self.host.enter(move || {
+            steering.attach(pair, &mut NoClassifier).expect("attaches");
+            steering
+        })
+    }
+
+    fn outside_mac(&self) -> MacAddr {
+        let output = std::process::Command::new("ip")
+            .args(["netns", "exec", &self.outside.name, "cat", "/sys/class/net/o0/address"])
+            .output()
+            .expect("cat runs");
+        String::from_utf8(output.stdout).expect("text").trim().parse().expect("a MAC")
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        run(&format!("umount {}", self.bpffs.display()));
+        std::fs::remove_dir(&self.bpffs).expect("it is empty");
+    }
+}
+
+fn rules() -> Rules {
+    let host = Address::from(IpAddr::V4(HOST));
+    Rules {
+        floating: vec![Address::from(IpAddr::V4(FLOATING))],
+        published: vec![(host, 6, 8080..=8080)],
+        snat: vec![(host, 20000..=65535)],
+        ..Rules::default()
+    }
+}
+
+fn count(steering: &Steering, reason: Reason) -> u64 {
+    steering.counters().expect("readable").into_iter().find(|(of, _)| *of == reason).expect("all").1
+}
+
+/// Receives what waits at the port.
+fn receive(port: &mut Port, pool: &mut FramePool) -> Vec<packet::Frame> {
+    let mut frames = Vec::new();
+    common::wait(std::slice::from_ref(port), Duration::from_millis(100));
+    port.receive(pool, 64, |frame| frames.push(frame));
+    frames
+}
+
+/// What [`Rules`] do not name stays with the host; what they name crosses the tap, in both directions.
+#[test]
+fn a_device_is_shared() {
+    let site = Site::new();
+    let mut pool = FramePool::new(site.area.clone());
+    let mut tap = site.tap();
+    let pair = site.pair();
+    let mut steering = site.attach(site.steering());
+    assert_eq!(steering.set_rules(&rules()).expect("fits"), 6);
+
+    // The host's own service is not disturbed.
+    let listener = site.host.enter(|| TcpListener::bind((HOST, 22)).expect("free"));
+    site.outside.enter(|| TcpStream::connect((HOST, 22)).expect("the host answers"));
+    drop(listener);
+    assert!(receive(&mut tap, &mut pool).is_empty());
+
+    // A floating address: asked for by ARP, answered by us, and then sent to.
+    let outside = site.outside.enter(|| UdpSocket::bind((OUTSIDE, 7)).expect("free"));
+    outside.set_read_timeout(Some(Duration::from_secs(5))).expect("settable");
+    outside.send_to(b"to the floating one", (FLOATING, 9)).expect("sends");
+    let mut queue = FrameQueue::new(16);
+    let mut heard = false;
+    eventually("the datagram arrives", || {
+        for frame in receive(&mut tap, &mut pool) {
+            let bytes = frame.bytes();
+            if bytes[12..14] == [8, 6] {
+                let reply = eth(pair.mac, site.outside_mac()).arp_reply(FLOATING, OUTSIDE);
+                queue.push(reply.frame(&mut pool).expect("room")).expect("room");
+                tap.transmit(&mut queue, &mut pool);
+            } else {
+                heard |= bytes.ends_with(b"to the floating one");
+            }
+            pool.free(frame);
+        }
+        heard
+    });
+    let answer = eth(pair.mac, site.outside_mac()).ipv4(FLOATING, OUTSIDE).udp(9, 7).data(b"from it");
+    queue.push(answer.frame(&mut pool).expect("room")).expect("room");
+    tap.transmit(&mut queue, &mut pool);
+    let mut buffer = [0; 64];
+    let (len, from) = outside.recv_from(&mut buffer).expect("the answer arrives");
+    assert_eq!((&buffer[..len], from), (&b"from it"[..], SocketAddr::from((FLOATING, 9))));
+    assert_eq!(count(&steering, Reason::Sent), 2);
+    assert!(count(&steering, Reason::Arp) >= 1 && count(&steering, Reason::Floating) == 1);
+
+    // A published port is ours, and the host says nothing about it.
+    let stream = site.outside.spawn(|| {
+        TcpStream::connect_timeout(&SocketAddr::from((HOST, 8080)), Duration::from_millis(1500))
+            .expect_err("nobody answers")
+            .kind()
+    });
+    assert_eq!(stream.join().expect("no panic"), io::ErrorKind::TimedOut);
+    assert!(receive(&mut tap, &mut pool).into_iter().map(|frame| pool.free(frame)).count() >= 1);
+    let pairs: Vec<_> = steering.attached().collect();
+    assert_eq!(pairs, [pair]);
+    tap.close(&mut pool);
+}
+
+/// A connection of the host in the SNAT range: all that arrives goes through the switch, which hands it back.
+#[test]
+fn what_is_handed_back_arrives_whole() {
+    let site = Site::new();
+    let mut pool = FramePool::new(site.area.clone());
+    let mut tap = site.tap();
+    let mut steering = site.attach(site.steering());
+    steering.set_rules(&rules()).expect("fits");
+
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let stopped = std::sync::Arc::clone(&stop);
+    let switch = std::thread::spawn(move || {
+        let mut queue = FrameQueue::new(256);
+        let mut largest = 0;
+        while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+            common::wait(std::slice::from_ref(&tap), Duration::from_millis(1));
+            tap.receive(&mut pool, queue.room(), |frame| {
+                largest = largest.max(frame.len());
+                queue.push(frame).expect("room was asked for");
+            });
+            tap.transmit(&mut queue, &mut pool);
+        }
+        tap.close(&mut pool);
+        largest
+    });
+    // Ephemeral ports are in the range: both ways.
+    transfer(&site.outside, &site.host, HOST.into(), 20 << 20);
+    transfer(&site.host, &site.outside, OUTSIDE.into(), 4 << 20);
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let largest = switch.join().expect("no panic");
+    assert!(largest > 30_000, "large frames cross whole, the largest had {largest}");
+    assert_eq!(site.host.checksum_errors() + site.outside.checksum_errors(), 0);
+    let back = count(&steering, Reason::HandedBack);
+    assert!(back > 300, "{back}");
+    assert_eq!((count(&steering, Reason::Returned), count(&steering, Reason::Port)), (back, back));
+}
+
+/// The programs go on without the daemon, and the host does not answer for it.
+#[test]
+fn steering_outlives_who_made_it() {
+    let site = Site::new();
+    let mut pool = FramePool::new(site.area.clone());
+    let tap = site.tap();
+    let mut steering = site.attach(site.steering());
+    steering.set_rules(&rules()).expect("fits");
+    drop(steering);
+    tap.close(&mut pool);
+
+    let try_it = || {
+        site.outside.enter(|| {
+            let address = SocketAddr::from((HOST, 8080));
+            TcpStream::connect_timeout(&address, Duration::from_millis(300))
+                .expect_err("nobody listens")
+                .kind()
+        })
+    };
+    assert_eq!(try_it(), io::ErrorKind::TimedOut, "silence, and no RST");
+
+    let tap = site.tap();
+    let mut steering = site.attach(site.steering());
+    assert_eq!(steering.set_rules(&rules()).expect("fits"), 0, "the tables are what they were");
+    assert!(count(&steering, Reason::Port) >= 1);
+    let links = || std::fs::read_dir(site.bpffs.join("sw")).expect("there").count();
+    assert_eq!(links(), 8, "six maps and two links");
+    assert_eq!(try_it(), io::ErrorKind::TimedOut);
+
+    let pair = site.pair();
+    let steering = site.host.enter(move || {
+        steering.detach(pair, &mut NoClassifier).expect("detaches");
+        steering
+    });
+    assert_eq!(links(), 6);
+    assert_eq!(try_it(), io::ErrorKind::ConnectionRefused, "it is the host's again");
+    drop(steering);
+    let pins = site.bpffs.join("sw");
+    Steering::remove(&pins).expect("removable");
+    Steering::remove(&pins).expect("one that has gone is fine");
+    tap.close(&mut pool);
+}
