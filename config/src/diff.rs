@@ -1,7 +1,7 @@
 //! What an apply would change: two trees compared object by object.
 //!
-//! Objects are known by their name (static stations by network, VLAN and address), so their order in a file
-//! does not matter. A changed object is told field by field, as the file would spell the values.
+//! Objects are known by their name, given or made ([`Object::name`]), so their order in a file does not
+//! matter. A changed object is told field by field, as the file would spell the values.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,14 +9,14 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use crate::document::Document;
+use crate::document::{Document, Object};
 
 /// One object that differs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     /// What happens to it.
     pub action: ChangeKind,
-    /// Its section: `daemon`, `workers`, `limits`, `network`, `port`, `fdb`.
+    /// Its section: `daemon`, `workers`, `limits`, `uplink`, `network`, `port`, `fdb`, `route`, ...
     pub kind: String,
     /// Its name; empty for a section that there is once.
     pub name: String,
@@ -64,30 +64,20 @@ impl Document {
         section(&mut sections, "daemon", one(&self.daemon), one(&new.daemon));
         section(&mut sections, "workers", one(&self.workers), one(&new.workers));
         section(&mut sections, "limits", one(&self.limits), one(&new.limits));
-        section(
-            &mut sections,
-            "network",
-            named(&self.networks, |n| n.name.clone()),
-            named(&new.networks, |n| n.name.clone()),
-        );
-        section(
-            &mut sections,
-            "port",
-            named(&self.ports, |p| p.name.clone()),
-            named(&new.ports, |p| p.name.clone()),
-        );
-        section(&mut sections, "fdb", named(&self.fdb, fdb_name), named(&new.fdb, fdb_name));
+        section(&mut sections, "uplink", one(&self.uplink), one(&new.uplink));
+        objects(&mut sections, &self.networks, &new.networks);
+        objects(&mut sections, &self.ports, &new.ports);
+        objects(&mut sections, &self.fdb, &new.fdb);
+        objects(&mut sections, &self.routes, &new.routes);
+        objects(&mut sections, &self.floating_ips, &new.floating_ips);
+        objects(&mut sections, &self.publishes, &new.publishes);
+        objects(&mut sections, &self.egresses, &new.egresses);
+        objects(&mut sections, &self.policies, &new.policies);
+        objects(&mut sections, &self.asserts, &new.asserts);
 
         changes.extend(sections.iter().rev().filter(|c| c.action == ChangeKind::Remove).cloned());
         changes.extend(sections.into_iter().filter(|c| c.action != ChangeKind::Remove));
         changes
-    }
-}
-
-fn fdb_name(entry: &crate::document::FdbEntry) -> String {
-    match entry.vlan {
-        Some(vlan) => format!("{}/{}/{}", entry.network, vlan, entry.mac),
-        None => format!("{}/{}", entry.network, entry.mac),
     }
 }
 
@@ -99,8 +89,9 @@ fn one(object: &impl Serialize) -> BTreeMap<String, Table> {
     BTreeMap::from([(String::new(), table(object))])
 }
 
-fn named<T: Serialize>(objects: &[T], name: impl Fn(&T) -> String) -> BTreeMap<String, Table> {
-    objects.iter().map(|object| (name(object), table(object))).collect()
+fn objects<T: Object>(changes: &mut Vec<Change>, old: &[T], new: &[T]) {
+    let named = |objects: &[T]| objects.iter().map(|object| (object.name(), table(object))).collect();
+    section(changes, T::SECTION, named(old), named(new));
 }
 
 fn section(

@@ -16,7 +16,19 @@ use ipnet::IpNet;
 use packet::MacAddr;
 use serde::{Deserialize, Serialize};
 
+use crate::nat::{Egress, FloatingIp, Publish};
+use crate::policy::{Assert, Policy};
+use crate::routing::{Route, Uplink};
 use crate::values::{ByteSize, Cpus, Mtu, Netns, VlanRange};
+
+/// Something of which there are many, known by its name among its kind.
+pub trait Object: Clone + PartialEq + Serialize + serde::de::DeserializeOwned {
+    /// The section of the file that it is written in, without brackets.
+    const SECTION: &'static str;
+
+    /// Returns its name: as given, or made from what it is known by.
+    fn name(&self) -> String;
+}
 
 /// A whole configuration: what a file says, or all that the daemon is meant to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +43,9 @@ pub struct Document {
     /// Sizes of all tables and pools. Read at start.
     #[serde(skip_serializing_if = "is_default")]
     pub limits: Limits,
+    /// The way to the outside.
+    #[serde(skip_serializing_if = "is_default")]
+    pub uplink: Uplink,
     /// The networks, in the order of the file.
     #[serde(rename = "network", skip_serializing_if = "Vec::is_empty")]
     pub networks: Vec<Network>,
@@ -40,6 +55,24 @@ pub struct Document {
     /// Stations that are never learned, moved or aged.
     #[serde(rename = "fdb", skip_serializing_if = "Vec::is_empty")]
     pub fdb: Vec<FdbEntry>,
+    /// Where packets go that leave their network.
+    #[serde(rename = "route", skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<Route>,
+    /// Outside addresses that are ports'.
+    #[serde(rename = "floating_ip", skip_serializing_if = "Vec::is_empty")]
+    pub floating_ips: Vec<FloatingIp>,
+    /// L4 ports of the host that lead to ports.
+    #[serde(rename = "publish", skip_serializing_if = "Vec::is_empty")]
+    pub publishes: Vec<Publish>,
+    /// Outside addresses that connections of ports come from.
+    #[serde(rename = "egress", skip_serializing_if = "Vec::is_empty")]
+    pub egresses: Vec<Egress>,
+    /// Who may reach whom.
+    #[serde(rename = "policy", skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<Policy>,
+    /// What must be so before a configuration is taken over.
+    #[serde(rename = "assert", skip_serializing_if = "Vec::is_empty")]
+    pub asserts: Vec<Assert>,
 }
 
 impl Document {
@@ -62,9 +95,28 @@ impl Document {
             daemon: self.daemon.clone(),
             workers: self.workers.clone(),
             limits: self.limits.clone(),
+            uplink: self.uplink.clone(),
             networks: join(&others.networks, &self.networks),
             ports: join(&others.ports, &self.ports),
             fdb: join(&others.fdb, &self.fdb),
+            routes: join(&others.routes, &self.routes),
+            floating_ips: join(&others.floating_ips, &self.floating_ips),
+            publishes: join(&others.publishes, &self.publishes),
+            egresses: join(&others.egresses, &self.egresses),
+            policies: join(&others.policies, &self.policies),
+            asserts: join(&others.asserts, &self.asserts),
+        }
+    }
+
+    /// Returns the tree without its objects: the sections that there are once, and what the file asserts.
+    pub fn settings(&self) -> Document {
+        Document {
+            daemon: self.daemon.clone(),
+            workers: self.workers.clone(),
+            limits: self.limits.clone(),
+            uplink: self.uplink.clone(),
+            asserts: self.asserts.clone(),
+            ..Document::default()
         }
     }
 
@@ -87,6 +139,9 @@ pub struct Daemon {
     pub state_dir: PathBuf,
     /// The least important message that is logged.
     pub log: LogLevel,
+    /// Who may reach published ports that do not say it themselves; none: everybody.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub publish_allow_from: Vec<IpNet>,
 }
 
 impl Default for Daemon {
@@ -96,6 +151,7 @@ impl Default for Daemon {
             socket: "/run/vswitch/vswitch.sock".into(),
             state_dir: "/var/lib/vswitch".into(),
             log: LogLevel::Info,
+            publish_allow_from: Vec::new(),
         }
     }
 }
@@ -164,22 +220,34 @@ pub struct Limits {
     pub stations_per_port: u32,
     /// Entries of each worker's flow cache; a power of two from 1024 to 2^24.
     pub flows: u32,
+    /// Connections at the same time; 1024 to 2^24.
+    pub connections: u32,
+    /// Connections of one port that has no `quota` of its own; at least 1.
+    pub per_port: u32,
+    /// Connections of one port that are not answered yet, when it has no `half_open` of its own; at least 1.
+    pub half_open: u32,
+    /// IP addresses whose stations are known; 64 to 2^20.
+    pub neighbors: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            memory: ByteSize::mib(36),
+            memory: ByteSize::mib(52),
             ports: 256,
             networks: 64,
             stations: 16384,
             stations_per_port: 4096,
             flows: 65536,
+            connections: 65536,
+            per_port: 16384,
+            half_open: 4096,
+            neighbors: 8192,
         }
     }
 }
 
-/// `[[network]]`: one layer-2 network, isolated from all others.
+/// `[[network]]`: one layer-2 network; others are reached through its gateway, where a policy allows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Network {
@@ -209,6 +277,15 @@ pub struct Network {
     /// ARP and ND requests for addresses that the switch knows are answered by it.
     #[serde(default = "yes", skip_serializing_if = "is_true")]
     pub arp_proxy: bool,
+    /// Connections to the outside come from an address of the uplink.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub masquerade: bool,
+    /// Nothing goes outside, and nothing comes from there.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub internal: bool,
+    /// The host is reached from here, and reaches the ports.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub host: bool,
 }
 
 impl Network {
@@ -227,7 +304,16 @@ impl Network {
             ageing: Self::DEFAULT_AGEING,
             storm: None,
             arp_proxy: true,
+            masquerade: true,
+            internal: false,
+            host: true,
         }
+    }
+
+    /// Says whether the host and its ports reach one another: not when the network is closed, `internal` or
+    /// `isolated`.
+    pub fn joins_host(&self) -> bool {
+        self.host && !self.internal && !self.isolated
     }
 
     /// Returns the switch's own addresses in this network: as given, or the first address of each subnet.
@@ -300,6 +386,12 @@ pub struct Port {
     /// Stations that may be learned here; `None` stands for `[limits] stations_per_port`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stations: Option<u32>,
+    /// Connections that it may have; `None` stands for `[limits] per_port`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota: Option<u32>,
+    /// Connections of it that may be unanswered; `None` stands for `[limits] half_open`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub half_open: Option<u32>,
     /// Queues of the device, 1 to 16; more than one for `tap` and `afxdp` only.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub queues: u16,
@@ -327,6 +419,8 @@ impl Port {
             isolated: false,
             storm: None,
             stations: None,
+            quota: None,
+            half_open: None,
             queues: 1,
             labels: BTreeMap::new(),
         }
@@ -345,6 +439,34 @@ impl Port {
     /// Says whether frames with a foreign source are dropped here: as given, else when it has addresses.
     pub fn guarded(&self) -> bool {
         self.guard.unwrap_or(!self.addresses.is_empty())
+    }
+}
+
+impl Object for Network {
+    const SECTION: &'static str = "network";
+
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+}
+
+impl Object for Port {
+    const SECTION: &'static str = "port";
+
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+}
+
+impl Object for FdbEntry {
+    const SECTION: &'static str = "fdb";
+
+    /// `front/02:00:0a:01:00:63`, with the VLAN in the middle when it is given
+    fn name(&self) -> String {
+        match self.vlan {
+            Some(vlan) => format!("{}/{}/{}", self.network, vlan, self.mac),
+            None => format!("{}/{}", self.network, self.mac),
+        }
     }
 }
 
@@ -448,7 +570,7 @@ fn first_address(subnet: &IpNet) -> IpAddr {
     }
 }
 
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 

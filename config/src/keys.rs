@@ -3,6 +3,11 @@
 //! Error texts name what is allowed from here, and docs/config.md shows the same rows (a test compares them).
 //! Another test holds the names against the fields of the structs in `document.rs`.
 
+use crate::nat::{Listen, Target};
+use crate::peer::{Destination, Peer};
+use crate::routing::{RouteTo, UplinkDevice};
+use crate::services::Service;
+
 /// One key of one section.
 #[derive(Clone, Copy, Debug)]
 pub struct Key {
@@ -21,7 +26,21 @@ pub struct Key {
 }
 
 /// The sections in the order of the documentation.
-pub const SECTIONS: [&str; 6] = ["daemon", "workers", "limits", "network", "port", "fdb"];
+pub const SECTIONS: [&str; 13] = [
+    "daemon",
+    "workers",
+    "limits",
+    "uplink",
+    "network",
+    "port",
+    "fdb",
+    "route",
+    "floating_ip",
+    "publish",
+    "egress",
+    "policy",
+    "assert",
+];
 
 /// Returns the keys of `section`.
 pub fn of(section: &str) -> impl Iterator<Item = &'static Key> + Clone + '_ {
@@ -83,25 +102,40 @@ const NAME: &str = "1 to 63 letters, digits, '.', '_', '-'; a letter or digit fi
 const RATE: &str = "1 to 4294967295";
 const COUNT: &str = "1 to `[limits] stations`";
 const VLAN: &str = "1 to 4094";
+const PREFIXES: &str = "up to 256 prefixes without host bits, as in \"192.0.2.0/24\" or \"2001:db8::7/128\"";
+const OUTSIDE: &str = "an address of one station that nothing else has, as in \"203.0.113.10\"";
+const PENDING: &str = "the name of a [[port]], which may come later";
 
 /// Every key.
 #[rustfmt::skip]
-pub const KEYS: [Key; 43] = [
+pub const KEYS: [Key; 84] = [
     key("daemon", "name", "string", "the host's name", NAME, "Name of this switch."),
     key("daemon", "socket", "string", "\"/run/vswitch/vswitch.sock\"", "an absolute path of at most 107 bytes", "Unix socket of the API."),
     key("daemon", "state_dir", "string", "\"/var/lib/vswitch\"", "an absolute path", "Directory of the store."),
     key("daemon", "log", "string", "\"info\"", "\"error\", \"warn\", \"info\", \"debug\", \"trace\"", "The least important message that is logged."),
+    key("daemon", "publish_allow_from", "list of strings", "[]", PREFIXES, "Who may reach published ports that have no `allow_from` of their own. None: everybody."),
 
     key("workers", "cpus", "\"auto\" or list of integers", "\"auto\"", "\"auto\" or a list of 1 to 64 different CPU numbers, each 0 to 1023", "CPUs that workers are pinned to, one worker each. `\"auto\"` is one worker on the last CPU that the daemon may use."),
     key("workers", "poll", "string", "\"adaptive\"", "\"adaptive\", \"busy\", \"interrupt\"", "What a worker does without work: `adaptive` spins a little and then waits in the kernel, `busy` spins for ever (lowest latency, a whole core), `interrupt` waits at once (least CPU)."),
     key("workers", "budget", "integer", "64", "1 to 256", "Frames that one port may bring in before the next port has its turn."),
 
-    key("limits", "memory", "size", "\"36 MiB\"", "\"8 MiB\" to \"1024 GiB\"", "Bytes for the frame area, the tables, and the kernel's bookkeeping of AF_XDP ports, together."),
+    key("limits", "memory", "size", "\"52 MiB\"", "\"8 MiB\" to \"1024 GiB\"", "Bytes for the frame area, the tables, and the kernel's bookkeeping of AF_XDP ports, together."),
     key("limits", "ports", "integer", "256", "1 to 4096", "Ports at the same time."),
     key("limits", "networks", "integer", "64", "1 to 4096", "Networks at the same time."),
     key("limits", "stations", "integer", "16384", "16 to 1048576", "Stations (MAC addresses) that all networks know together."),
     key("limits", "stations_per_port", "integer", "4096", "1 to 1048576", "Stations that may be learned on a port that has no `stations` of its own."),
-    key("limits", "flows", "integer", "65536", "a power of two from 1024 to 16777216", "Entries of each worker's flow cache."),
+    key("limits", "flows", "integer", "65536", "a power of two from 1024 to 16777216", "Entries of each worker's flow cache; a flow of IPv6 takes two."),
+    key("limits", "connections", "integer", "65536", "1024 to 16777216", "Connections at the same time."),
+    key("limits", "per_port", "integer", "16384", "1 to 16777216", "Connections of a port that has no `quota` of its own."),
+    key("limits", "half_open", "integer", "4096", "1 to 16777216", "Connections of a port that nobody has answered yet, for every port that has no `half_open` of its own."),
+    key("limits", "neighbors", "integer", "8192", "64 to 1048576", "IP addresses whose stations are known by ARP and ND."),
+
+    key("uplink", "device", "string or list of strings", "\"auto\"", UplinkDevice::ALLOWED, "Devices that lead outside. `\"auto\"`: those that the host's routes use, as they change; without a default route there is no outside. `\"none\"` makes an island."),
+    key("uplink", "mode", "string", "\"steer\"", "\"steer\", \"afxdp\"", "How packets get from the device to the switch: `steer` takes what is the switch's into a tap, with large frames whole; `afxdp` takes it by AF_XDP, for the highest packet rate."),
+    key("uplink", "dedicated", "boolean", "false", "true, false", "The device is the switch's alone. Only with devices that are named."),
+    key("uplink", "addresses", "list of strings", "the device's own", "up to 16 different addresses with their prefix length, as in \"203.0.113.2/24\"", "The switch's addresses outside."),
+    key("uplink", "gateway", "string or list of strings", "those of the host's routes", "at most one IPv4 and one IPv6 address, of the subnets of `addresses` when these are given", "The next routers."),
+    key("uplink", "ports", "integer or string", "\"49152-65535\"", "a range of at least 64 L4 ports from 1024 to 65535, as in \"49152-65535\"", "L4 ports that masqueraded connections get; the host's own programs are kept from them."),
 
     key("network", "name", "string", "required", NAME, "Unique name."),
     key("network", "subnets", "list of strings", "[]", "IPv4 prefixes up to /30 and IPv6 prefixes up to /126 without host bits, as in \"10.1.0.0/24\"; at most 64, no two overlap", "Address ranges of the network."),
@@ -112,6 +146,9 @@ pub const KEYS: [Key; 43] = [
     key("network", "ageing", "integer", "300", "1 to 1000000", "Seconds after which a learned station that sends nothing is forgotten."),
     key("network", "storm", "integer", "no limit", RATE, "Broadcast, multicast and unknown-unicast frames a second that each port may send."),
     key("network", "arp_proxy", "boolean", "true", "true, false", "The switch answers ARP and ND requests for addresses that it knows."),
+    key("network", "masquerade", "boolean", "true", "true, false", "Connections to the outside come from an address of the uplink."),
+    key("network", "internal", "boolean", "false", "true, false", "Nothing goes outside or to the host, and nothing comes from there."),
+    key("network", "host", "boolean", "true", "true, false", "The host and the ports reach one another. Never so on an `internal` or `isolated` network."),
 
     key("port", "name", "string", "required", NAME, "Unique name."),
     key("port", "network", "string", "required", "the name of a [[network]]", "The network it is attached to."),
@@ -128,13 +165,46 @@ pub const KEYS: [Key; 43] = [
     key("port", "isolated", "boolean", "false", "true, false", "Never reaches another isolated port of the network."),
     key("port", "storm", "integer", "the network's", RATE, "Broadcast, multicast and unknown-unicast frames a second that it may send."),
     key("port", "stations", "integer", "`[limits] stations_per_port`", COUNT, "Stations that may be learned on it."),
+    key("port", "quota", "integer", "`[limits] per_port`", "1 to `[limits] connections`", "Connections that it may have."),
+    key("port", "half_open", "integer", "`[limits] half_open`", "1 to `[limits] connections`", "Connections of it that nobody has answered yet."),
     key("port", "queues", "integer", "1", "1 to 16; more than 1 with tap and afxdp only", "Queues of the device."),
-    key("port", "labels", "table of strings", "{}", "at most 32; keys of 1 to 63 letters, digits, '.', '_', '-', '/'; values of at most 255 bytes", "Words for people and scripts, shown by `vsctl port show`."),
+    key("port", "labels", "table of strings", "{}", "at most 32; keys of 1 to 63 letters, digits, '.', '_', '-', '/'; values of at most 255 bytes", "Words for people, scripts and policies, shown by `vsctl port show`."),
 
     key("fdb", "network", "string", "required", "the name of a [[network]]", "The network."),
     key("fdb", "mac", "string", "required", "a unicast address, as in \"02:00:0a:01:00:0a\"", "The station."),
     key("fdb", "port", "string", "required", "the name of a [[port]] of the network", "The port it is behind."),
     key("fdb", "vlan", "integer", "the port's own", "a VLAN from 1 to 4094 that the port carries", "The VLAN it is in."),
+
+    key("route", "network", "string", "required", "the name of a [[network]]", "The network whose packets it is for."),
+    key("route", "to", "string", "required", RouteTo::ALLOWED, "The destinations."),
+    key("route", "via", "string or list of strings", "none", "up to 64 different addresses of the network's subnets or outside, of the family of `to`", "The next hops. Flows are spread over them."),
+    key("route", "kind", "string", "\"unicast\"", "\"unicast\", \"blackhole\", \"unreachable\", \"prohibit\"", "What becomes of the packets: they go to the next hops; are dropped; are dropped and answered with 'unreachable', or with 'prohibited'."),
+
+    key("floating_ip", "address", "string", "required", OUTSIDE, "The outside address."),
+    key("floating_ip", "port", "string", "required", PENDING, "The port it leads to, and whose connections to the outside come from it."),
+    key("floating_ip", "to", "string", "the port's first address of the family", "an address of the port, of the family of `address`", "Which of the port's addresses it stands for."),
+
+    key("publish", "name", "string", "`listen`, or `to` with a port by chance", NAME, "Unique name."),
+    key("publish", "listen", "string", "required", Listen::ALLOWED, "Where it is reached: an address of the host or a floating IP, `0.0.0.0` or `[::]`, or all of the host's."),
+    key("publish", "to", "string", "required", Target::ALLOWED, "Where it leads: a [[port]], which may come later, and as many L4 ports as are listened on."),
+    key("publish", "allow_from", "list of strings", "`[daemon] publish_allow_from`", PREFIXES, "Who may reach it."),
+
+    key("egress", "port", "string", "required", PENDING, "The port whose connections to the outside are meant."),
+    key("egress", "address", "string or list of strings", "required", "at most one IPv4 and one IPv6 address, as in \"203.0.113.7\"", "The outside addresses that they come from."),
+    key("egress", "ports", "integer or string", "\"1024-65535\"", "a range of L4 ports from 1 to 65535", "L4 ports that they get."),
+
+    key("policy", "name", "string", "made from the rest", NAME, "Unique name."),
+    key("policy", "from", "string", "required", Peer::ALLOWED, "Who opens the connection."),
+    key("policy", "to", "string", "required", Peer::ALLOWED, "Who is asked."),
+    key("policy", "allow", "list of strings", "[]", Service::ALLOWED, "What is allowed. One of `allow`, `deny`, `reject` is given."),
+    key("policy", "deny", "list of strings", "[]", Service::ALLOWED, "What is dropped."),
+    key("policy", "reject", "list of strings", "[]", Service::ALLOWED, "What is refused with an answer: RST for TCP, ICMP for the rest."),
+    key("policy", "priority", "integer", "1000", "0 to 65535", "Of the policies that a new connection matches the one with the smallest number decides; of several with the same, reject goes before deny before allow."),
+    key("policy", "log", "boolean", "false", "true, false", "New connections that it decides are told in the log."),
+
+    key("assert", "from", "string", "required", PENDING, "The port that opens a connection. While there is none, nothing is checked."),
+    key("assert", "to", "string", "required", Destination::ALLOWED, "Where it goes, and what it is about. To a network: to every port of it."),
+    key("assert", "expect", "string", "required", "\"allow\", \"deny\", \"reject\"", "What must become of it."),
 ];
 
 #[cfg(test)]

@@ -13,7 +13,12 @@ pub mod diagnostics;
 pub mod diff;
 pub mod document;
 pub mod keys;
+pub mod nat;
 mod parse;
+pub mod peer;
+pub mod policy;
+pub mod routing;
+pub mod services;
 pub mod sizing;
 mod validate;
 pub mod values;
@@ -21,8 +26,13 @@ pub mod values;
 pub use diagnostics::{Diagnostic, Diagnostics};
 pub use diff::{Change, ChangeKind};
 pub use document::{
-    Daemon, Document, FdbEntry, Limits, LogLevel, Network, Owner, Poll, Port, PortKind, Workers,
+    Daemon, Document, FdbEntry, Limits, LogLevel, Network, Object, Owner, Poll, Port, PortKind, Workers,
 };
+pub use nat::{Egress, FloatingIp, Listen, Publish, Target};
+pub use peer::{Destination, Peer};
+pub use policy::{Action, Assert, Policy};
+pub use routing::{Route, RouteKind, RouteTo, Uplink, UplinkDevice, UplinkMode};
+pub use services::{IcmpName, IcmpType, L4Protocol, L4Range, Service, Term};
 pub use sizing::Sizing;
 pub use validate::is_name;
 pub use values::{ByteSize, Cpus, Mtu, Netns, VlanRange};

@@ -67,7 +67,7 @@ impl Document {
         if reader.fits {
             let all = document.beside(others);
             for Finding { at, message, allowed } in all.findings() {
-                let key = crate::validate::label(&at, all.name_of(&at));
+                let key = crate::validate::label(&at, all.name_of(&at).as_deref());
                 found.push(match own(&at, others) {
                     Some(at) => place(span_of(root.get_ref(), &at), key, message, allowed),
                     None => Diagnostic { path: None, position: None, key, message, allowed, span: None },
@@ -102,9 +102,16 @@ impl Reader<'_> {
                 "daemon" => document.daemon = self.section("daemon", value).unwrap_or_default(),
                 "workers" => document.workers = self.section("workers", value).unwrap_or_default(),
                 "limits" => document.limits = self.section("limits", value).unwrap_or_default(),
+                "uplink" => document.uplink = self.section("uplink", value).unwrap_or_default(),
                 "network" => document.networks = self.sections("network", value),
                 "port" => document.ports = self.sections("port", value),
                 "fdb" => document.fdb = self.sections("fdb", value),
+                "route" => document.routes = self.sections("route", value),
+                "floating_ip" => document.floating_ips = self.sections("floating_ip", value),
+                "publish" => document.publishes = self.sections("publish", value),
+                "egress" => document.egresses = self.sections("egress", value),
+                "policy" => document.policies = self.sections("policy", value),
+                "assert" => document.asserts = self.sections("assert", value),
                 other => self.unknown(other, Vec::new(), key.span(), "section", &keys::SECTIONS),
             }
         }

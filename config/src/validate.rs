@@ -5,18 +5,23 @@
 //! a value that is wrong by itself is reported once and left out of comparisons with others where it would
 //! only be reported again.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::ops::RangeInclusive;
 
+use ipnet::IpNet;
+
 use crate::diagnostics::{Diagnostic, Diagnostics};
-use crate::document::Document;
+use crate::document::{Document, Object};
 use crate::keys;
 
 mod fdb;
+mod nat;
 mod network;
+mod policy;
 mod port;
 mod process;
+mod routing;
 
 /// One step from the root of the tree to a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +79,7 @@ impl Document {
             .map(|Finding { at, message, allowed }| Diagnostic {
                 path: None,
                 position: None,
-                key: label(&at, self.name_of(&at)),
+                key: label(&at, self.name_of(&at).as_deref()),
                 message,
                 allowed,
                 span: None,
@@ -83,11 +88,20 @@ impl Document {
         if found.is_empty() { Ok(()) } else { Err(Diagnostics::new(found, "")) }
     }
 
-    pub(crate) fn name_of(&self, at: &[Step]) -> Option<&str> {
+    pub(crate) fn name_of(&self, at: &[Step]) -> Option<String> {
+        fn of<T: Object>(objects: &[T], index: usize) -> Option<String> {
+            objects.get(index).map(Object::name)
+        }
         let [Step::Key(section), Step::Index(index), ..] = at else { return None };
         match section.as_str() {
-            "network" => self.networks.get(*index).map(|network| network.name.as_str()),
-            "port" => self.ports.get(*index).map(|port| port.name.as_str()),
+            "network" => of(&self.networks, *index),
+            "port" => of(&self.ports, *index),
+            "route" => of(&self.routes, *index),
+            "floating_ip" => of(&self.floating_ips, *index),
+            "publish" => of(&self.publishes, *index),
+            "egress" => of(&self.egresses, *index),
+            "policy" => of(&self.policies, *index),
+            "assert" => of(&self.asserts, *index),
             _ => None,
         }
     }
@@ -98,6 +112,12 @@ impl Document {
             "network" => self.networks.len(),
             "port" => self.ports.len(),
             "fdb" => self.fdb.len(),
+            "route" => self.routes.len(),
+            "floating_ip" => self.floating_ips.len(),
+            "publish" => self.publishes.len(),
+            "egress" => self.egresses.len(),
+            "policy" => self.policies.len(),
+            "assert" => self.asserts.len(),
             _ => 0,
         }
     }
@@ -109,6 +129,9 @@ impl Document {
         network::check(&mut checker);
         port::check(&mut checker);
         fdb::check(&mut checker);
+        routing::check(&mut checker);
+        nat::check(&mut checker);
+        policy::check(&mut checker);
         checker.findings
     }
 }
@@ -181,6 +204,40 @@ impl Checker<'_> {
     fn stations(&mut self, at: &At, stations: Option<u32>) {
         if let Some(stations) = stations {
             self.range(at, stations, 1..=self.document.limits.stations.max(1));
+        }
+    }
+
+    fn connections(&mut self, at: &At, connections: Option<u32>) {
+        if let Some(connections) = connections {
+            self.range(at, connections, 1..=self.document.limits.connections.max(1));
+        }
+    }
+
+    /// Checks a list of prefixes that someone may come from.
+    fn prefixes(&mut self, at: &At, prefixes: &[IpNet]) {
+        self.few(at, prefixes, 256);
+        for (index, net) in prefixes.iter().enumerate() {
+            self.host_bits(&at.index(index), net);
+        }
+    }
+
+    /// Reports bits behind the prefix, and says whether there are none.
+    fn host_bits(&mut self, at: &At, net: &IpNet) -> bool {
+        let clean = net.trunc() == *net;
+        if !clean {
+            self.wrong_but(at, format!("{net} has host bits set"), Some(net.trunc().to_string()));
+        }
+        clean
+    }
+
+    /// Reports an object whose name, given or made, an earlier object of its kind has.
+    fn unique_objects<T: Object>(&mut self, objects: &[T], key: &str, allowed: &str) {
+        let mut seen = HashMap::new();
+        for (index, object) in objects.iter().enumerate() {
+            if let Some(other) = seen.insert(object.name(), index) {
+                let message = format!("'{}' is {} number {} already", object.name(), T::SECTION, other + 1);
+                self.wrong_but(&At::item(T::SECTION, index).key(key), message, Some(allowed.to_owned()));
+            }
         }
     }
 

@@ -19,6 +19,12 @@ pub struct ValueError {
     allowed: &'static str,
 }
 
+impl ValueError {
+    pub(crate) fn new(found: impl Into<String>, kind: &'static str, allowed: &'static str) -> Self {
+        Self { found: found.into(), kind, allowed }
+    }
+}
+
 /// A number of bytes, as in `"64 MiB"`.
 ///
 /// Units are `B`, `KiB`, `MiB` and `GiB`; the space may be left out; a plain integer counts bytes.
@@ -334,8 +340,90 @@ impl<'de> Deserialize<'de> for VlanRange {
     }
 }
 
+/// Writes values as their text, and reads them from it.
+macro_rules! as_text {
+    ($($kind:ty),+) => {$(
+        impl serde::Serialize for $kind {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $kind {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                $crate::values::text(deserializer, <$kind>::ALLOWED)
+            }
+        }
+    )+};
+}
+pub(crate) use as_text;
+
+/// Reads a value that is written as text.
+pub(crate) fn text<'de, D, T>(deserializer: D, allowed: &'static str) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err = ValueError>,
+{
+    struct Text<T>(&'static str, std::marker::PhantomData<T>);
+    impl<T: FromStr<Err = ValueError>> Visitor<'_> for Text<T> {
+        type Value = T;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+            text.parse().map_err(E::custom)
+        }
+    }
+    deserializer.deserialize_str(Text(allowed, std::marker::PhantomData))
+}
+
+/// A list whose only item may stand for it: `via = "10.1.0.9"` and `via = ["10.1.0.8", "10.1.0.9"]`.
+pub(crate) mod one_or_list {
+    use std::fmt;
+    use std::marker::PhantomData;
+
+    use serde::de::value::StrDeserializer;
+    use serde::de::{self, Deserializer, SeqAccess, Visitor};
+    use serde::{Deserialize, Serialize, Serializer};
+
+    pub(crate) fn serialize<S: Serializer, T: Serialize>(
+        list: &[T],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match list {
+            [one] => one.serialize(serializer),
+            list => list.serialize(serializer),
+        }
+    }
+
+    pub(crate) fn deserialize<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+    where
+        D: Deserializer<'de>,
+        T: Deserialize<'de>,
+    {
+        struct OneOrList<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for OneOrList<T> {
+            type Value = Vec<T>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("text or a list of texts")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Vec<T>, E> {
+                Ok(vec![T::deserialize(StrDeserializer::new(text))?])
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
+                let mut list = Vec::new();
+                while let Some(item) = seq.next_element()? {
+                    list.push(item);
+                }
+                Ok(list)
+            }
+        }
+        deserializer.deserialize_any(OneOrList(PhantomData))
+    }
+}
+
 /// Reads a value that is written as text or as an integer.
-fn text_or_integer<'de, D, T>(
+pub(crate) fn text_or_integer<'de, D, T>(
     deserializer: D,
     allowed: &'static str,
     integer: impl FnOnce(i128) -> Option<T>,

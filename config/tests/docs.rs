@@ -5,7 +5,10 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use config::{Daemon, Document, FdbEntry, Limits, Mtu, Network, Port, Workers, keys};
+use config::{
+    Action, Assert, Daemon, Document, Egress, FdbEntry, FloatingIp, L4Range, Limits, Mtu, Network, Peer,
+    Policy, Port, Publish, Route, RouteKind, RouteTo, Service, Uplink, Workers, keys,
+};
 use serde::Serialize;
 
 fn top() -> PathBuf {
@@ -24,9 +27,18 @@ fn names(object: impl Serialize) -> BTreeSet<String> {
 fn full(section: &str) -> BTreeSet<String> {
     let some = |n| Some(n);
     match section {
-        "daemon" => names(Daemon { name: Some("a".into()), ..Daemon::default() }),
+        "daemon" => names(Daemon {
+            name: Some("a".into()),
+            publish_allow_from: vec!["10.0.0.0/24".parse().expect("good")],
+            ..Daemon::default()
+        }),
         "workers" => names(Workers::default()),
         "limits" => names(Limits::default()),
+        "uplink" => names(Uplink {
+            addresses: vec!["203.0.113.2/24".parse().expect("good")],
+            gateway: vec!["203.0.113.1".parse().expect("good")],
+            ..Uplink::default()
+        }),
         "network" => names(Network {
             name: "a".into(),
             subnets: vec!["10.0.0.0/24".parse().expect("good")],
@@ -37,6 +49,9 @@ fn full(section: &str) -> BTreeSet<String> {
             ageing: 1,
             storm: some(1),
             arp_proxy: false,
+            masquerade: false,
+            internal: true,
+            host: false,
         }),
         "port" => names(Port {
             name: "a".into(),
@@ -54,6 +69,8 @@ fn full(section: &str) -> BTreeSet<String> {
             isolated: true,
             storm: some(1),
             stations: some(1),
+            quota: some(1),
+            half_open: some(1),
             queues: 2,
             labels: [("a".into(), "b".into())].into(),
         }),
@@ -63,6 +80,40 @@ fn full(section: &str) -> BTreeSet<String> {
             port: "a".into(),
             vlan: Some(1),
         }),
+        "route" => names(Route {
+            network: "a".into(),
+            to: RouteTo::Default,
+            via: vec!["10.0.0.9".parse().expect("good")],
+            kind: RouteKind::Prohibit,
+        }),
+        "floating_ip" => names(FloatingIp {
+            address: "203.0.113.10".parse().expect("good"),
+            port: "a".into(),
+            to: Some("10.0.0.2".parse().expect("good")),
+        }),
+        "publish" => names(Publish {
+            name: Some("a".into()),
+            listen: "80/tcp".parse().expect("good"),
+            to: "a:80".parse().expect("good"),
+            allow_from: vec!["192.0.2.0/24".parse().expect("good")],
+        }),
+        "egress" => names(Egress {
+            port: "a".into(),
+            address: vec!["203.0.113.7".parse().expect("good")],
+            ports: L4Range { first: 2000, last: 3000 },
+        }),
+        "policy" => names(Policy {
+            name: Some("a".into()),
+            allow: vec![Service::Any],
+            deny: vec![Service::Any],
+            reject: vec![Service::Any],
+            priority: 1,
+            log: true,
+            ..Policy::new(Peer::Any, Peer::Host, Action::Allow, Vec::new())
+        }),
+        "assert" => {
+            names(Assert { from: "a".into(), to: "host:22/tcp".parse().expect("good"), expect: Action::Deny })
+        }
         other => panic!("no such section: {other}"),
     }
 }
@@ -86,6 +137,7 @@ fn the_defaults_of_the_table_are_those_of_the_code() {
         ("daemon", toml::Table::try_from(Daemon::default())),
         ("workers", toml::Table::try_from(Workers::default())),
         ("limits", toml::Table::try_from(Limits::default())),
+        ("uplink", toml::Table::try_from(Uplink::default())),
     ] {
         for (name, value) in defaults.expect("is a table") {
             let key = keys::find(section, &name).expect("every field is listed");
@@ -94,6 +146,10 @@ fn the_defaults_of_the_table_are_those_of_the_code() {
     }
     let ageing = keys::find("network", "ageing").expect("listed").default;
     assert_eq!(ageing, Network::DEFAULT_AGEING.to_string());
+    let priority = keys::find("policy", "priority").expect("listed").default;
+    assert_eq!(priority, Policy::DEFAULT_PRIORITY.to_string());
+    let ports = keys::find("egress", "ports").expect("listed").default;
+    assert_eq!(ports, format!("\"{}\"", Egress::DEFAULT_PORTS));
 }
 
 fn table_of_keys(section: &str) -> String {

@@ -154,9 +154,22 @@ fn every_schema_of_the_tree_has_its_keys_and_defaults() {
     let sections = keys::SECTIONS.into_iter().collect::<BTreeSet<_>>();
     let told: BTreeSet<&str> = properties(&openapi, "Document").into_iter().map(String::as_str).collect();
     assert_eq!(told, sections);
-    for (section, schema) in
-        keys::SECTIONS.iter().zip(["Daemon", "Workers", "Limits", "Network", "Port", "FdbEntry"])
-    {
+    let schemas = [
+        "Daemon",
+        "Workers",
+        "Limits",
+        "Uplink",
+        "Network",
+        "Port",
+        "FdbEntry",
+        "Route",
+        "FloatingIp",
+        "Publish",
+        "Egress",
+        "Policy",
+        "Assert",
+    ];
+    for (section, schema) in keys::SECTIONS.iter().zip(schemas) {
         let known: BTreeSet<&str> = keys::of(section).map(|key| key.name).collect();
         let told: BTreeSet<&str> = properties(&openapi, schema).into_iter().map(String::as_str).collect();
         assert_eq!(told, known, "{schema}");

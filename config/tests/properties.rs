@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use config::{
-    ByteSize, ChangeKind, Cpus, Document, FdbEntry, LogLevel, Mtu, Netns, Network, Poll, Port, PortKind,
-    VlanRange,
+    Action, Assert, ByteSize, ChangeKind, Cpus, Document, Egress, FdbEntry, FloatingIp, L4Range, LogLevel,
+    Mtu, Netns, Network, Object, Peer, Policy, Poll, Port, PortKind, Publish, Route, RouteKind, RouteTo,
+    UplinkDevice, UplinkMode, VlanRange,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -16,6 +17,7 @@ struct Seed {
     networks: Vec<(u8, bool, bool, u16, u32)>,
     ports: Vec<(u8, u8, u8, u16, u32, bool)>,
     fdb: Vec<(u8, u8)>,
+    rest: Vec<(u8, u8, u8, u16, bool)>,
     settings: (u8, u8, u16, u32),
 }
 
@@ -24,9 +26,10 @@ fn seeds() -> impl Strategy<Value = Seed> {
         prop::collection::vec(any::<(u8, bool, bool, u16, u32)>(), 1..5),
         prop::collection::vec(any::<(u8, u8, u8, u16, u32, bool)>(), 0..12),
         prop::collection::vec(any::<(u8, u8)>(), 0..5),
+        prop::collection::vec(any::<(u8, u8, u8, u16, bool)>(), 0..12),
         any::<(u8, u8, u16, u32)>(),
     )
-        .prop_map(|(networks, ports, fdb, settings)| Seed { networks, ports, fdb, settings })
+        .prop_map(|(networks, ports, fdb, rest, settings)| Seed { networks, ports, fdb, rest, settings })
 }
 
 fn document(seed: &Seed) -> Document {
@@ -39,6 +42,24 @@ fn document(seed: &Seed) -> Document {
     document.workers.budget = medium % 256 + 1;
     document.limits.memory = ByteSize(u64::from(large) + (256 << 20));
     document.limits.flows = 1 << (10 + choice % 8);
+    document.uplink.mode = if small % 2 == 0 { UplinkMode::Steer } else { UplinkMode::Afxdp };
+    document.uplink.device = match small % 4 {
+        0 => UplinkDevice::Auto,
+        1 => UplinkDevice::Names(vec!["eth1".into()]),
+        2 => UplinkDevice::Names(vec!["eth1".into(), "auto0".into()]),
+        _ => UplinkDevice::None,
+    };
+    document.uplink.dedicated = small % 4 == 1;
+    if choice % 2 == 0 {
+        document.uplink.addresses = vec!["203.0.113.2/24".parse().expect("good")];
+        document.uplink.gateway =
+            vec!["203.0.113.1".parse().expect("good"), "fe80::1".parse().expect("good")];
+        document.uplink.gateway.truncate(usize::from(choice % 3));
+    }
+    document.uplink.ports = L4Range { first: 1024 + medium / 2, last: 65535 };
+    if large % 2 == 0 {
+        document.daemon.publish_allow_from = vec!["192.0.2.0/24".parse().expect("good")];
+    }
 
     for (n, (kind, isolated, proxy, medium, large)) in (0_u8..).zip(&seed.networks) {
         let mut network = Network::new(format!("net.{n}"));
@@ -53,6 +74,9 @@ fn document(seed: &Seed) -> Document {
         }
         network.isolated = *isolated;
         network.arp_proxy = *proxy;
+        network.masquerade = kind % 4 != 0;
+        network.internal = kind % 11 == 0;
+        network.host = medium % 3 != 0;
         network.mtu = if kind % 7 == 0 { Mtu::Bytes(1280 + medium % 7000) } else { Mtu::Auto };
         network.ageing = large % 1_000_000 + 1;
         network.storm = large.checked_sub(1 << 31).map(|n| n + 1);
@@ -91,6 +115,8 @@ fn document(seed: &Seed) -> Document {
         port.guard = (bits & 8 != 0).then_some(*flag);
         port.isolated = *flag;
         port.stations = (bits & 16 != 0).then_some(large % 16384 + 1);
+        port.quota = (bits & 32 != 0).then_some(large % 65536 + 1);
+        port.half_open = (bits & 1 != 0).then_some(large % 1000 + 1);
         port.queues =
             if matches!(port.kind, PortKind::Tap | PortKind::Afxdp) { u16::from(bits % 4) + 1 } else { 1 };
         port.labels = BTreeMap::from([(format!("tier-{n}"), format!("\"quoted\" ä {large}"))]);
@@ -101,6 +127,78 @@ fn document(seed: &Seed) -> Document {
         let vlan = port.trunk.first().map(|range| range.first);
         let mac = packet::MacAddr([2, 1, 0, 0, n, *last]);
         document.fdb.push(FdbEntry { network: port.network.clone(), mac, port: port.name.clone(), vlan });
+    }
+    for (n, (kind, which, to, number, flag)) in (0_u8..).zip(&seed.rest) {
+        let network = &document.networks[usize::from(*which) % document.networks.len()];
+        // Some of these ports are there, some come later.
+        let port = format!("port_{}", to % 16);
+        let known = document.port(&port);
+        let v4 = known.is_none_or(|port| port.addresses.iter().any(|address| address.is_ipv4()));
+        match kind % 6 {
+            0 => {
+                let kind = [RouteKind::Blackhole, RouteKind::Unreachable, RouteKind::Prohibit];
+                let to = if *flag {
+                    RouteTo::Prefix(format!("10.200.{n}.0/24").parse().expect("good"))
+                } else {
+                    RouteTo::Default
+                };
+                let route = Route {
+                    network: network.name.clone(),
+                    to,
+                    via: Vec::new(),
+                    kind: kind[usize::from(*number) % 3],
+                };
+                if !document.routes.iter().any(|other| other.name() == route.name()) {
+                    document.routes.push(route);
+                }
+            }
+            1 if v4 => {
+                let address = format!("198.51.100.{n}").parse().expect("good");
+                document.floating_ips.push(FloatingIp { address, port, to: None });
+            }
+            2 if v4 => document.publishes.push(Publish {
+                name: flag.then(|| format!("publish.{n}")),
+                listen: format!("198.51.100.{n}:{}-{}/udp", number / 2 + 1, number / 2 + 3)
+                    .parse()
+                    .expect("good"),
+                to: format!("{port}:7-9").parse().expect("good"),
+                allow_from: flag.then(|| "192.0.2.7/32".parse().expect("good")).into_iter().collect(),
+            }),
+            3 if v4 && !document.egresses.iter().any(|other| other.port == port) => {
+                let address = vec![format!("198.51.101.{n}").parse().expect("good")];
+                document.egresses.push(Egress {
+                    port,
+                    address,
+                    ports: L4Range { first: number / 2 + 1, last: 60000 },
+                });
+            }
+            4 => {
+                let peers = [
+                    Peer::Any,
+                    Peer::Host,
+                    Peer::Outside,
+                    Peer::Port(port),
+                    Peer::Network(network.name.clone()),
+                    "b=1,a=2".parse().expect("good"),
+                    "10.0.0.0/8".parse().expect("good"),
+                    "fd00::7".parse().expect("good"),
+                ];
+                let services = ["tcp/1-9", "udp", "icmp/echo-request", "icmpv6/1/2", "any", "protocol/47"];
+                let action = [Action::Allow, Action::Deny, Action::Reject][usize::from(*number) % 3];
+                let services = services[..usize::from(*to) % 6 + 1].iter().map(|s| s.parse().expect("good"));
+                let from = peers[usize::from(*which) % 8].clone();
+                let policy =
+                    Policy::new(from, peers[usize::from(*to) % 8].clone(), action, services.collect());
+                // A policy must not join networks that overlap; its own priority makes its name its own.
+                document.policies.push(Policy { priority: u16::from(n), log: *flag, ..policy });
+            }
+            5 => document.asserts.push(Assert {
+                from: port,
+                to: format!("{}:{}/tcp", network.name, u16::from(n) + 1).parse().expect("good"),
+                expect: [Action::Allow, Action::Deny, Action::Reject][usize::from(*number) % 3],
+            }),
+            _ => {}
+        }
     }
     document
 }
@@ -200,6 +298,13 @@ fn word() -> impl Strategy<Value = String> {
         "\r\n",
         "\"a\"",
         "\"64 MiB\"",
+        "\"default\"",
+        "\"80-90/tcp\"",
+        "\"[::]:80\"",
+        "\"web:80\"",
+        "\"tcp/80\"",
+        "\"label:a=b\"",
+        "\"host:22/tcp\"",
         "\"02:00:00:00:00:01\"",
         "99999999999999999999999999999999999999999",
     ]

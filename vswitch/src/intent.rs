@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use config::{Document, FdbEntry, Network, Owner, Port};
+use config::{Document, Egress, FdbEntry, FloatingIp, Network, Object, Owner, Policy, Port, Publish, Route};
 use packet::MacAddr;
 use serde::{Deserialize, Serialize};
 
@@ -22,17 +22,68 @@ pub struct Owned<T> {
 /// What a static station is known by: network, VLAN, address.
 pub type FdbKey = (String, Option<u16>, MacAddr);
 
+/// The objects of a kind by name.
+pub type Objects<T> = BTreeMap<String, Owned<T>>;
+
 /// All objects. See the module header.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Intent {
     /// The networks by name.
-    pub networks: BTreeMap<String, Owned<Network>>,
+    pub networks: Objects<Network>,
     /// The ports by name.
-    pub ports: BTreeMap<String, Owned<Port>>,
+    pub ports: Objects<Port>,
     /// The static stations.
     pub fdb: BTreeMap<FdbKey, Owned<FdbEntry>>,
-    /// The sections that there are once, from the file.
+    /// The routes by network and destination.
+    pub routes: Objects<Route>,
+    /// The floating IPs by address.
+    pub floating_ips: Objects<FloatingIp>,
+    /// The published ports by name.
+    pub publishes: Objects<Publish>,
+    /// The egress addresses by port.
+    pub egresses: Objects<Egress>,
+    /// The policies by name.
+    pub policies: Objects<Policy>,
+    /// The sections that there are once, and what is asserted, from the file.
     pub settings: Document,
+}
+
+/// A kind of object that an intent holds by name.
+pub trait Kind: Object {
+    /// What people call it.
+    const NOUN: &'static str;
+
+    /// Returns those of the intent.
+    fn of(intent: &Intent) -> &Objects<Self>;
+
+    /// Returns those of the intent, to be changed.
+    fn of_mut(intent: &mut Intent) -> &mut Objects<Self>;
+}
+
+macro_rules! kinds {
+    ($($kind:ty, $noun:literal, $field:ident;)+) => {$(
+        impl Kind for $kind {
+            const NOUN: &'static str = $noun;
+
+            fn of(intent: &Intent) -> &Objects<Self> {
+                &intent.$field
+            }
+
+            fn of_mut(intent: &mut Intent) -> &mut Objects<Self> {
+                &mut intent.$field
+            }
+        }
+    )+};
+}
+
+kinds! {
+    Network, "network", networks;
+    Port, "port", ports;
+    Route, "route", routes;
+    FloatingIp, "floating IP", floating_ips;
+    Publish, "published port", publishes;
+    Egress, "egress address", egresses;
+    Policy, "policy", policies;
 }
 
 /// The change would take over an object of another owner.
@@ -71,6 +122,11 @@ impl Intent {
             networks: pick(&self.networks, &wanted),
             ports: pick(&self.ports, &wanted),
             fdb: pick(&self.fdb, &wanted),
+            routes: pick(&self.routes, &wanted),
+            floating_ips: pick(&self.floating_ips, &wanted),
+            publishes: pick(&self.publishes, &wanted),
+            egresses: pick(&self.egresses, &wanted),
+            policies: pick(&self.policies, &wanted),
             ..self.settings.clone()
         }
     }
@@ -82,23 +138,57 @@ impl Intent {
     /// Names the first object that belongs to somebody else.
     pub fn replace(&self, owner: Owner, document: &Document) -> Result<Self, Taken> {
         let mut next = self.clone();
-        next.networks.retain(|_, o| o.owner != owner);
-        next.ports.retain(|_, o| o.owner != owner);
         next.fdb.retain(|_, o| o.owner != owner);
-        for network in &document.networks {
-            put(&mut next.networks, "network", network.name.clone(), owner, network)?;
-        }
-        for port in &document.ports {
-            put(&mut next.ports, "port", port.name.clone(), owner, port)?;
-        }
+        next.swap(owner, &document.networks)?;
+        next.swap(owner, &document.ports)?;
+        next.swap(owner, &document.routes)?;
+        next.swap(owner, &document.floating_ips)?;
+        next.swap(owner, &document.publishes)?;
+        next.swap(owner, &document.egresses)?;
+        next.swap(owner, &document.policies)?;
         for entry in &document.fdb {
             put(&mut next.fdb, "fdb entry", fdb_key(entry), owner, entry)?;
         }
         if owner == Owner::File {
-            next.settings =
-                Document { networks: Vec::new(), ports: Vec::new(), fdb: Vec::new(), ..document.clone() };
+            next.settings = document.settings();
         }
         Ok(next)
+    }
+
+    /// Says whether there is an object of that name in the section.
+    pub fn has(&self, section: &str, name: &str) -> bool {
+        match section {
+            Network::SECTION => self.networks.contains_key(name),
+            Port::SECTION => self.ports.contains_key(name),
+            Route::SECTION => self.routes.contains_key(name),
+            FloatingIp::SECTION => self.floating_ips.contains_key(name),
+            Publish::SECTION => self.publishes.contains_key(name),
+            Egress::SECTION => self.egresses.contains_key(name),
+            Policy::SECTION => self.policies.contains_key(name),
+            _ => false,
+        }
+    }
+
+    /// Replaces the objects of one kind that belong to `owner`.
+    fn swap<T: Kind>(&mut self, owner: Owner, objects: &[T]) -> Result<(), Taken> {
+        let map = T::of_mut(self);
+        map.retain(|_, o| o.owner != owner);
+        objects.iter().try_for_each(|object| put(map, T::NOUN, object.name(), owner, object))
+    }
+
+    /// Takes out the objects that `wanted` does not want, told by their owner, section and name. Static stations
+    /// are not asked for.
+    pub fn retain(&mut self, wanted: impl Fn(Owner, &str, &str) -> bool) {
+        fn sift<T: Kind>(intent: &mut Intent, wanted: &impl Fn(Owner, &str, &str) -> bool) {
+            T::of_mut(intent).retain(|name, owned| wanted(owned.owner, T::SECTION, name));
+        }
+        sift::<Network>(self, &wanted);
+        sift::<Port>(self, &wanted);
+        sift::<Route>(self, &wanted);
+        sift::<FloatingIp>(self, &wanted);
+        sift::<Publish>(self, &wanted);
+        sift::<Egress>(self, &wanted);
+        sift::<Policy>(self, &wanted);
     }
 }
 
@@ -159,6 +249,48 @@ mod tests {
         assert_eq!(intent.networks.keys().collect::<Vec<_>>(), ["a", "c"]);
         assert_eq!(intent.ports.keys().collect::<Vec<_>>(), ["q"]);
         assert_eq!(intent.owned_by(Owner::File), document(&["a"], &[]));
+    }
+
+    #[test]
+    fn every_kind_of_object_goes_in_and_comes_out() {
+        let text = r#"
+            [uplink]
+            device = "none"
+            [[network]]
+            name = "front"
+            subnets = ["10.1.0.0/24"]
+            [[route]]
+            network = "front"
+            to = "default"
+            via = "10.1.0.9"
+            [[floating_ip]]
+            address = "203.0.113.10"
+            port = "web"
+            [[publish]]
+            listen = "80/tcp"
+            to = "web:80"
+            [[egress]]
+            port = "web"
+            address = "203.0.113.7"
+            [[policy]]
+            from = "front"
+            to = "outside"
+            allow = ["tcp/443"]
+            [[assert]]
+            from = "web"
+            to = "outside:443/tcp"
+            expect = "allow"
+        "#;
+        let document = Document::parse(text, "x.toml").expect("good");
+        let intent = Intent::default().replace(Owner::File, &document).expect("free names");
+        assert_eq!(intent.document(), document);
+        assert_eq!(intent.owned_by(Owner::Cli), document.settings());
+        assert_eq!(intent.replace(Owner::File, &Document::default()), Ok(Intent::default()));
+        let mut less = intent.clone();
+        less.retain(|owner, section, name| {
+            (owner, section, name) != (Owner::File, "policy", "front->outside")
+        });
+        assert_eq!(less.document(), Document { policies: Vec::new(), ..document });
     }
 
     #[test]

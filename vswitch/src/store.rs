@@ -9,12 +9,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use config::{Document, FdbEntry, Network, Port};
+use config::{Document, Egress, FdbEntry, FloatingIp, Network, Object, Policy, Port, Publish, Route};
 use packet::PortId;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 
-use crate::intent::{Intent, Owned, fdb_key};
+use crate::intent::{Intent, Kind, Owned, fdb_key};
 use crate::plug::Plugged;
 
 const OBJECTS: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("objects");
@@ -121,14 +121,13 @@ impl Store {
             let (kind, name) = key.value();
             let value = value.value();
             match kind {
-                "network" => {
-                    let network: Owned<Network> = serde_json::from_slice(value)?;
-                    saved.intent.networks.insert(name.to_owned(), network);
-                }
-                "port" => {
-                    let port: Owned<Port> = serde_json::from_slice(value)?;
-                    saved.intent.ports.insert(name.to_owned(), port);
-                }
+                Network::SECTION => restore::<Network>(&mut saved.intent, name, value)?,
+                Port::SECTION => restore::<Port>(&mut saved.intent, name, value)?,
+                Route::SECTION => restore::<Route>(&mut saved.intent, name, value)?,
+                FloatingIp::SECTION => restore::<FloatingIp>(&mut saved.intent, name, value)?,
+                Publish::SECTION => restore::<Publish>(&mut saved.intent, name, value)?,
+                Egress::SECTION => restore::<Egress>(&mut saved.intent, name, value)?,
+                Policy::SECTION => restore::<Policy>(&mut saved.intent, name, value)?,
                 "fdb" => {
                     let entry: Owned<FdbEntry> = serde_json::from_slice(value)?;
                     saved.intent.fdb.insert(fdb_key(&entry.object), entry);
@@ -184,14 +183,31 @@ impl Store {
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-fn rows(intent: &Intent) -> Result<BTreeMap<(&'static str, String), Vec<u8>>, serde_json::Error> {
+/// Objects by kind and name, as the store has them.
+type Rows = BTreeMap<(&'static str, String), Vec<u8>>;
+
+fn restore<T: Kind>(intent: &mut Intent, name: &str, value: &[u8]) -> Result<(), serde_json::Error> {
+    let owned: Owned<T> = serde_json::from_slice(value)?;
+    T::of_mut(intent).insert(name.to_owned(), owned);
+    Ok(())
+}
+
+fn keep<T: Kind>(rows: &mut Rows, intent: &Intent) -> Result<(), serde_json::Error> {
+    for (name, owned) in T::of(intent) {
+        rows.insert((T::SECTION, name.clone()), serde_json::to_vec(owned)?);
+    }
+    Ok(())
+}
+
+fn rows(intent: &Intent) -> Result<Rows, serde_json::Error> {
     let mut rows = BTreeMap::new();
-    for (name, network) in &intent.networks {
-        rows.insert(("network", name.clone()), serde_json::to_vec(network)?);
-    }
-    for (name, port) in &intent.ports {
-        rows.insert(("port", name.clone()), serde_json::to_vec(port)?);
-    }
+    keep::<Network>(&mut rows, intent)?;
+    keep::<Port>(&mut rows, intent)?;
+    keep::<Route>(&mut rows, intent)?;
+    keep::<FloatingIp>(&mut rows, intent)?;
+    keep::<Publish>(&mut rows, intent)?;
+    keep::<Egress>(&mut rows, intent)?;
+    keep::<Policy>(&mut rows, intent)?;
     for ((network, vlan, mac), entry) in &intent.fdb {
         let name = format!("{network}/{}/{mac}", vlan.unwrap_or(0));
         rows.insert(("fdb", name), serde_json::to_vec(entry)?);
@@ -250,6 +266,34 @@ mod tests {
                 port: "p".into(),
                 vlan: None,
             }],
+            routes: vec![Route {
+                network: "a".into(),
+                to: config::RouteTo::Default,
+                via: Vec::new(),
+                kind: config::RouteKind::Blackhole,
+            }],
+            floating_ips: vec![FloatingIp {
+                address: "203.0.113.10".parse().expect("an address"),
+                port: "p".into(),
+                to: None,
+            }],
+            publishes: vec![Publish {
+                name: None,
+                listen: "[::]:80-81/tcp".parse().expect("good"),
+                to: "p:80-81".parse().expect("good"),
+                allow_from: Vec::new(),
+            }],
+            egresses: vec![Egress {
+                port: "p".into(),
+                address: vec!["203.0.113.7".parse().expect("an address")],
+                ports: Egress::DEFAULT_PORTS,
+            }],
+            policies: vec![Policy::new(
+                config::Peer::Any,
+                config::Peer::Host,
+                config::Action::Deny,
+                vec![config::Service::Any],
+            )],
             ..Document::default()
         };
         let intent = Intent::default().replace(Owner::Cli, &document).expect("free names");
@@ -274,6 +318,7 @@ mod tests {
         let mut less = saved();
         less.intent.ports.remove("q");
         less.intent.fdb.clear();
+        less.intent.policies.clear();
         less.ports.clear();
         store.save(&saved(), &less).expect("written");
         assert_eq!(store.load().expect("read"), less);

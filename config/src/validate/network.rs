@@ -56,7 +56,7 @@ fn subnets(checker: &mut Checker<'_>, at: &At, network: &Network) {
 }
 
 /// Says why no station can have an address of `subnet`, when that is so (RFC 6890).
-fn special(subnet: &IpNet) -> Option<&'static str> {
+pub(super) fn special(subnet: &IpNet) -> Option<&'static str> {
     let list: [(&str, &str); 6] = [
         ("0.0.0.0/8", "is 'this network'"),
         ("127.0.0.0/8", "is for loopback"),

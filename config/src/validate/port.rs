@@ -40,6 +40,8 @@ pub(super) fn check(checker: &mut Checker<'_>) {
         vlans(checker, &at, port);
         checker.stations(&at.key("stations"), port.stations);
         checker.storm(&at.key("storm"), port.storm);
+        checker.connections(&at.key("quota"), port.quota);
+        checker.connections(&at.key("half_open"), port.half_open);
         labels(checker, &at.key("labels"), port);
     }
     crossed(checker);
@@ -130,7 +132,7 @@ fn far_end<'d>(checker: &mut Checker<'d>, at: &At, port: &'d Port, taken: &mut T
     }
 }
 
-fn is_ifname(name: &str) -> bool {
+pub(super) fn is_ifname(name: &str) -> bool {
     (1..=IFNAME_MAX).contains(&name.len())
         && !matches!(name, "." | ".." | "all" | "default" | "lo")
         && !name.chars().any(|c| c.is_whitespace() || c.is_control() || matches!(c, '/' | ':' | '%'))

@@ -23,6 +23,7 @@ fn daemon(checker: &mut Checker<'_>) {
     path(checker, "socket", &daemon.socket, SOCKET_PATH_MAX);
     // PATH_MAX counts the final zero (limits.h).
     path(checker, "state_dir", &daemon.state_dir, 4095);
+    checker.prefixes(&At::of("daemon", "publish_allow_from"), &daemon.publish_allow_from);
 }
 
 fn path(checker: &mut Checker<'_>, key: &str, path: &Path, longest: usize) {
@@ -64,8 +65,12 @@ fn limits(checker: &mut Checker<'_>) {
     if !limits.flows.is_power_of_two() || !(1024..=1 << 24).contains(&limits.flows) {
         checker.wrong(&at("flows"), format!("{} does not fit", limits.flows));
     }
+    checker.range(&at("connections"), limits.connections, 1024..=1 << 24);
+    checker.range(&at("neighbors"), limits.neighbors, 64..=1 << 20);
     let sized = checker.findings.len() == before;
     checker.range(&at("stations_per_port"), limits.stations_per_port, 1..=1 << 20);
+    checker.range(&at("per_port"), limits.per_port, 1..=1 << 24);
+    checker.range(&at("half_open"), limits.half_open, 1..=1 << 24);
 
     for (section, key, count, limit) in [
         ("network", "networks", document.networks.len(), limits.networks),

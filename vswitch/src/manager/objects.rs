@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::Manager;
 use super::change::{Missing, Who};
 use crate::devices::Namespace;
-use crate::intent::{Owned, fdb_key};
+use crate::intent::{Intent, Owned, fdb_key};
 use crate::refusal::Refusal;
 
 impl Manager {
@@ -202,19 +202,9 @@ impl Manager {
             .with_details(names));
         }
         let mut removed: Vec<String> = names.iter().map(|name| format!("port {name}")).collect();
-        let mut next = self.saved.intent.replace(
-            Owner::File,
-            &Document {
-                networks: Vec::new(),
-                ports: Vec::new(),
-                fdb: Vec::new(),
-                ..self.saved.intent.settings.clone()
-            },
-        )?;
         removed.extend(self.saved.intent.networks.keys().map(|name| format!("network {name}")));
-        next.networks.clear();
-        next.ports.clear();
-        next.fdb.clear();
+        let settings = Document { asserts: Vec::new(), ..self.saved.intent.settings.clone() };
+        let next = Intent { settings, ..Intent::default() };
         self.change(next, Missing::Wait, who).await?;
         let leftovers = self.devices.leftovers().await.map_err(|e| Refusal::ours(e.to_string()))?;
         removed.extend(leftovers.iter().map(|leftover| format!("device {}", leftover.link.name)));

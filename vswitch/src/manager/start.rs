@@ -60,8 +60,7 @@ impl Manager {
         let Options { config_file, document, name, state_dir } = options;
         let store = Store::open(&state_dir)?;
         let mut saved = store.load()?;
-        saved.intent.settings =
-            Document { networks: Vec::new(), ports: Vec::new(), fdb: Vec::new(), ..document.clone() };
+        saved.intent.settings = document.settings();
         let limits = document.limits.clone();
         let cpus = cpus(&document.workers.cpus)?;
         let sockets = saved
@@ -150,8 +149,8 @@ impl Manager {
     /// the file wins: there must be a way to start.
     fn intent_at_start(&self, document: &Document) -> Result<Intent, Refusal> {
         let mut others = self.saved.intent.clone();
-        others.networks.retain(|name, o| o.owner == Owner::File || document.network(name).is_none());
-        others.ports.retain(|name, o| o.owner == Owner::File || document.port(name).is_none());
+        let file = Intent::default().replace(Owner::File, document)?;
+        others.retain(|owner, section, name| owner == Owner::File || !file.has(section, name));
         let keys: Vec<_> = document.fdb.iter().map(fdb_key).collect();
         others.fdb.retain(|key, o| o.owner == Owner::File || !keys.contains(key));
         let next = others.replace(Owner::File, document)?;
