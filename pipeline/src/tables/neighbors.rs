@@ -1,8 +1,58 @@
 //! The neighbour table: which MAC address and port an IP next hop is at.
+//!
+//! Shared. Looking up takes no lock ([`index`]); whatever changes the table takes one, which the packet path does only
+//! for a neighbour that is not resolved. Written by the manager, which knows every endpoint it made (`Fixed`), and by
+//! the slow path, which learns from answers, and from requests to us.
+//!
+//! A flow keeps the *slot* of its next hop and reads that slot's word for every packet, one atomic number: MAC, port,
+//! and whether they are valid. A neighbour that moves changes its word, and flows follow at their next packet. A slot
+//! that had a target rests for [`REST`] before another neighbour gets it: a flow that is used sees the empty word
+//! meanwhile and walks again, and one that is not used must be dropped from the cache sooner. A slot that
+//! never had a target is given away at once, so a flow may keep a slot only together with a target.
+//!
+//! States (RFC 4861, 7.3; RFC 826 and RFC 1122, 2.3.2 for ARP):
+//!
+//! ```text
+//! resolve -> Incomplete -- 3 requests, 1 s apart --> Failed -- 5 s --> gone, or asked anew
+//!                | answer                              | answer
+//!                v                                     v
+//!            Reachable -- 5 min, used --> Probed -- 3 requests --> gone
+//!                | 5 min, not used          | answer: Reachable
+//!                v gone
+//! ```
+//!
+//! Capacity: fixed, and a quarter more slots for those that rest. A network has at most a quarter of the table, fixed
+//! neighbours aside; who scans its addresses displaces what it asked for first. When all is full, the network with
+//! the most unresolved neighbours loses the oldest of those, and where there are none, the one with the most
+//! learned the least recently heard, if it has more than the newcomer's. Fixed ones never make room.
 
-use std::sync::atomic::AtomicU64;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
 
 use packet::{Address, Instant, MacAddr, NetworkId, PortId};
+
+mod index;
+mod lists;
+mod state;
+#[cfg(test)]
+mod tests;
+
+use index::Index;
+use state::State;
+
+/// Between two requests for a neighbour (RFC 4861, 10: RETRANS_TIMER; RFC 1122, 2.3.2.1: at most one a second).
+const ASK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a neighbour is asked (RFC 4861, 10: MAX_MULTICAST_SOLICIT, MAX_UNICAST_SOLICIT).
+const ASKS: u8 = 3;
+/// For how long a neighbour that did not answer counts as unreachable.
+const FAILED_FOR: Duration = Duration::from_secs(5);
+/// For how long an answer is believed. RFC 4861 has 30 s, as it hears from no one else; on our networks the
+/// FDB notices first when a station goes.
+const REACHABLE_FOR: Duration = Duration::from_secs(300);
+/// For how long a slot is not given to another neighbour.
+const REST: Duration = Duration::from_secs(10);
 
 /// What a neighbour is known by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -15,7 +65,7 @@ pub struct NeighborKey {
     pub address: Address,
 }
 
-/// A place whose word the fast path reads.
+/// A place whose word the fast path reads. Only to be kept together with a target: see the module header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Adjacency {
     /// The index of the word.
@@ -32,10 +82,22 @@ pub struct Target {
 }
 
 impl Target {
-    /// Reads a word of [`Neighbors::words`]: `None` when there is no usable address behind it.
+    const PORT_SHIFT: u32 = 48;
+    const PORT_MASK: u64 = 0xfff;
+    const VALID: u64 = 1 << 63;
+
+    /// Reads a word of [`Neighbors::words`]: `None` when nobody is known to be there.
     #[inline(always)]
-    pub fn from_word(_word: u64) -> Option<Self> {
-        None
+    pub fn from_word(word: u64) -> Option<Self> {
+        let [_, _, mac @ ..] = word.to_be_bytes();
+        let port = PortId((word >> Self::PORT_SHIFT & Self::PORT_MASK) as u16);
+        (word & Self::VALID != 0).then_some(Self { mac: MacAddr(mac), port })
+    }
+
+    fn to_word(self) -> u64 {
+        let [a, b, c, d, e, f] = self.mac.0;
+        let port = u64::from(self.port.0) & Self::PORT_MASK;
+        u64::from_be_bytes([0, 0, a, b, c, d, e, f]) | port << Self::PORT_SHIFT | Self::VALID
     }
 }
 
@@ -59,6 +121,8 @@ pub enum Ask {
     Wait,
     /// Nobody answered: the neighbour counts as unreachable for a while.
     Failed,
+    /// Nothing: it has a target, perhaps since a moment ago.
+    Known,
 }
 
 /// The table has no room for another neighbour of that network.
@@ -98,65 +162,145 @@ pub enum NeighborState {
 /// The table. See the module header.
 #[derive(Debug)]
 pub struct Neighbors {
-    words: Box<[AtomicU64]>,
+    index: Index,
+    /// Whether a slot was used since it was last asked about.
+    used: Box<[AtomicBool]>,
+    state: Mutex<State>,
 }
 
 impl Neighbors {
     /// Makes an empty table for `capacity` neighbours in `networks` networks.
-    pub fn new(_capacity: usize, _networks: usize, _seed: [u64; 2]) -> Self {
-        Self { words: Box::new([]) }
+    pub fn new(capacity: usize, networks: usize, seed: [u64; 2]) -> Self {
+        let capacity = capacity.max(4);
+        let slots = capacity + capacity / 4;
+        Self {
+            index: Index::new(slots, seed),
+            used: (0..slots).map(|_| AtomicBool::new(false)).collect(),
+            state: Mutex::new(State::new(capacity, slots, networks)),
+        }
     }
 
-    /// Looks a neighbour up. A `None` for its target means that it is being resolved.
-    pub fn find(&self, _key: NeighborKey) -> Option<(Adjacency, Option<Target>)> {
-        None
+    /// Looks a neighbour up. A `None` for its target means that it is being resolved, or does not answer:
+    /// [`resolve`](Neighbors::resolve) knows. Takes no lock.
+    #[inline]
+    pub fn find(&self, key: NeighborKey) -> Option<(Adjacency, Option<Target>)> {
+        let (slot, target) = self.index.find(key)?;
+        Some((Adjacency { slot }, target))
     }
 
     /// Returns the words that the fast path reads, by slot; [`Target::from_word`] says what they mean.
     #[inline(always)]
     pub fn words(&self) -> &[AtomicU64] {
-        &self.words
+        &self.index.words
     }
 
     /// Returns where the neighbour of a place is, when that is known.
     #[inline(always)]
-    pub fn target(&self, _adjacency: Adjacency) -> Option<Target> {
-        None
+    pub fn target(&self, adjacency: Adjacency) -> Option<Target> {
+        Target::from_word(self.words().get(adjacency.slot as usize)?.load(Ordering::Acquire))
     }
 
     /// Makes sure that the neighbour is known or being resolved, and says whether to send a request for it.
     ///
     /// # Errors
     /// When there is no room.
-    pub fn resolve(&self, _key: NeighborKey, _now: Instant) -> Result<(Adjacency, Ask), Full> {
-        Err(Full)
+    pub fn resolve(&self, key: NeighborKey, now: Instant) -> Result<(Adjacency, Ask), Full> {
+        let mut state = self.lock();
+        if let Some((slot, _)) = self.index.find(key) {
+            return Ok((Adjacency { slot }, state.ask(slot, now)));
+        }
+        let slot = state.create(&self.index, key, NeighborState::Incomplete, now).ok_or(Full)?;
+        Ok((Adjacency { slot }, Ask::Now))
     }
 
-    /// Notes where a neighbour is, and returns its place; `None` when nothing was noted.
+    /// Notes where a neighbour is, and returns its place. `None` when nothing was noted: there is no room, it is fixed
+    /// and this is not, it is unknown and `kind` does not create it, or `mac` is no station's (RFC 1812, 3.3.2).
     pub fn set(
         &self,
-        _key: NeighborKey,
-        _mac: MacAddr,
-        _port: PortId,
-        _kind: Kind,
-        _now: Instant,
+        key: NeighborKey,
+        mac: MacAddr,
+        port: PortId,
+        kind: Kind,
+        now: Instant,
     ) -> Option<Adjacency> {
-        None
+        if !mac.is_station() {
+            return None;
+        }
+        let mut state = self.lock();
+        let new = if kind == Kind::Fixed { NeighborState::Fixed } else { NeighborState::Reachable };
+        let slot = match self.index.find(key) {
+            Some((slot, _)) => state.confirm(slot, new, now).then_some(slot)?,
+            None if kind == Kind::Learned => return None,
+            None => {
+                let slot = state.create(&self.index, key, new, now)?;
+                self.used[slot as usize].store(false, Ordering::Relaxed);
+                slot
+            }
+        };
+        self.words()[slot as usize].store(Target { mac, port }.to_word(), Ordering::Release);
+        Some(Adjacency { slot })
     }
 
     /// Forgets a neighbour, and says whether it was known.
-    pub fn remove(&self, _key: NeighborKey) -> bool {
-        false
+    pub fn remove(&self, key: NeighborKey, now: Instant) -> bool {
+        let mut state = self.lock();
+        let Some((slot, _)) = self.index.find(key) else { return false };
+        state.free(&self.index, slot, now);
+        true
+    }
+
+    /// Forgets the neighbours that `matches` picks, and returns how many: those of a network or port that goes.
+    pub fn remove_all(&self, now: Instant, mut matches: impl FnMut(&Neighbor) -> bool) -> usize {
+        let mut state = self.lock();
+        let slots = 0..u32::try_from(self.words().len()).expect("State counts slots in 32 bits");
+        slots
+            .filter(|slot| {
+                let found = state.neighbor(&self.index, *slot).is_some_and(|neighbor| matches(&neighbor));
+                if found {
+                    state.free(&self.index, *slot, now);
+                }
+                found
+            })
+            .count()
     }
 
     /// Notes that a neighbour was used, so that it is asked again instead of forgotten when it is stale.
     #[inline]
-    pub fn mark_used(&self, _slot: u32) {}
+    pub fn mark_used(&self, slot: u32) {
+        if let Some(used) = self.used.get(slot as usize)
+            && !used.load(Ordering::Relaxed)
+        {
+            used.store(true, Ordering::Relaxed);
+        }
+    }
 
-    /// Ages the neighbours in the next `budget` places. `ask` is called for each that is to be sent a request now:
-    /// by broadcast or multicast, or, when a target is given, to that.
-    pub fn expire(&self, _now: Instant, _budget: usize, _ask: &mut impl FnMut(NeighborKey, Option<Target>)) {}
+    /// Ages the neighbours in the next `budget` places. `ask` is called for each that is to be sent a request now: by
+    /// broadcast or multicast, or, when a target is given, to that. It must not call the table.
+    ///
+    /// For the manager or one worker, so that all places have their turn about once a second.
+    pub fn expire(&self, now: Instant, budget: usize, ask: &mut impl FnMut(NeighborKey, Option<Target>)) {
+        let mut state = self.lock();
+        for _ in 0..budget.min(self.words().len()) {
+            let slot = state.next_place();
+            let used = &self.used[slot as usize];
+            if let Some((key, target)) = state.age(&self.index, slot, used, now) {
+                ask(key, target);
+            }
+        }
+    }
 
-    /// Calls `each` for every neighbour, in no order.
-    pub fn for_each(&self, _each: impl FnMut(&Neighbor)) {}
+    /// Calls `each` for every neighbour, in no order. It must not call the table.
+    pub fn for_each(&self, mut each: impl FnMut(&Neighbor)) {
+        let state = self.lock();
+        for slot in 0..u32::try_from(self.words().len()).expect("State counts slots in 32 bits") {
+            if let Some(neighbor) = state.neighbor(&self.index, slot) {
+                each(&neighbor);
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic with the table locked ends the process (panic policy); see `Fdb`.
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
 }
