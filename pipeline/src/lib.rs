@@ -14,7 +14,7 @@
 
 #![forbid(unsafe_code)]
 
-mod answer;
+pub mod answer;
 mod drop_log;
 mod drop_reason;
 mod event;
@@ -25,6 +25,7 @@ mod outputs;
 mod policy;
 #[cfg(test)]
 mod random;
+pub mod requests;
 pub mod rewrite;
 mod slow;
 mod snapshot;

@@ -5,8 +5,9 @@
 //! learned, a token taken) is an [`Effect`]: the pipeline carries the effects out at the end, or prints them.
 
 use packet::header::ethertype;
-use packet::{Frame, Instant, MacAddr, NetworkId, PortId, VlanId};
+use packet::{Address, Frame, Instant, MacAddr, NetworkId, PortId, VlanId};
 
+use crate::answer::{Problem, RouterAdvert};
 use crate::drop_reason::DropReason;
 use crate::flow_cache::{StationRef, Transform};
 use crate::snapshot::{NetworkInfo, PortInfo, Snapshot};
@@ -146,6 +147,26 @@ pub enum Answer {
         mac: MacAddr,
         /// The target is the gateway.
         router: bool,
+    },
+    /// To an ICMP echo request: the reply, from this MAC and the address that was asked.
+    Echo(MacAddr),
+    /// To a packet that goes no further: an ICMP error about it.
+    Problem {
+        /// Why it goes no further.
+        problem: Problem,
+        /// The gateway's address, of the packet's family.
+        from: Address,
+        /// The gateway's MAC.
+        mac: MacAddr,
+    },
+    /// To a TCP segment: the reset that its receiver would send, from this MAC.
+    Reset(MacAddr),
+    /// To a router solicitation: what the gateway offers.
+    RouterAdvert {
+        /// The gateway's MAC.
+        mac: MacAddr,
+        /// What it says.
+        advert: RouterAdvert,
     },
 }
 
