@@ -20,7 +20,9 @@ mod drop_reason;
 mod event;
 mod fib;
 mod flow_cache;
+pub mod fragmenter;
 pub mod headers;
+pub mod mss;
 mod outputs;
 mod policy;
 #[cfg(test)]
