@@ -10,6 +10,7 @@ use packet::PortId;
 mod counters;
 mod fdb;
 mod fragments;
+mod lists;
 mod meter;
 mod neighbors;
 

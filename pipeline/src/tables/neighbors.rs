@@ -34,7 +34,6 @@ use std::time::Duration;
 use packet::{Address, Instant, MacAddr, NetworkId, PortId};
 
 mod index;
-mod lists;
 mod state;
 #[cfg(test)]
 mod tests;

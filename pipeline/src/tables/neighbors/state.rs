@@ -1,8 +1,8 @@
 //! What is known of each slot, behind the table's lock: states, who makes room, which slots rest.
 
 use super::index::Index;
-use super::lists::{Link, List};
 use super::*;
+use crate::tables::lists::{Link, List};
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
