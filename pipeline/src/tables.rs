@@ -7,17 +7,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use packet::PortId;
 
+pub mod connections;
 mod counters;
 mod fdb;
 mod fragments;
+mod index;
 mod lists;
 mod meter;
+pub mod nat_ports;
 mod neighbors;
 
+pub use connections::{Connections, Timeouts};
 pub use counters::{Counter, Counters, Ledger, PortCounters};
 pub use fdb::{Fdb, Found, LearnLimits, Learned, MOVES_A_SECOND, Station, StationKey, StationKind};
 pub use fragments::{FragmentDrop, FragmentKey, Fragments, Piece, Sighting};
 pub use meter::Meter;
+pub use nat_ports::{NatPorts, Pool, PortLease};
 pub use neighbors::{Adjacency, Ask, Full, Kind, Neighbor, NeighborKey, NeighborState, Neighbors, Target};
 
 use crate::snapshot::MAX_PORTS;
@@ -33,6 +38,12 @@ pub struct Limits {
     pub stations: usize,
     /// Neighbours, in all networks together.
     pub neighbors: usize,
+    /// Connections, in all networks together.
+    pub connections: usize,
+    /// How long they live without traffic.
+    pub timeouts: Timeouts,
+    /// Inside endpoints that have an external port at the same time.
+    pub nat_ports: usize,
     /// Decisions in the flow cache of each worker.
     pub flows: usize,
     /// Workers.
@@ -41,7 +52,17 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { ports: 1024, networks: 256, stations: 16_384, neighbors: 16_384, flows: 65_536, workers: 1 }
+        Self {
+            ports: 1024,
+            networks: 256,
+            stations: 16_384,
+            neighbors: 16_384,
+            connections: 16_384,
+            timeouts: Timeouts::default(),
+            nat_ports: 16_384,
+            flows: 65_536,
+            workers: 1,
+        }
     }
 }
 
@@ -52,6 +73,10 @@ pub struct Tables {
     pub fdb: Fdb,
     /// Where an IP next hop is.
     pub neighbors: Neighbors,
+    /// Which flows belong together, and what was decided about them.
+    pub connections: Connections,
+    /// Which external port an inside endpoint has.
+    pub nat_ports: NatPorts,
     limits: Limits,
     counters: Box<[Counters]>,
     storm: Box<[Meter]>,
@@ -69,6 +94,14 @@ impl Tables {
         Arc::new(Self {
             fdb: Fdb::new(limits.stations, limits.networks, [a, b]),
             neighbors: Neighbors::new(limits.neighbors, limits.networks, [cookie ^ a, b.rotate_left(7)]),
+            connections: Connections::new(
+                limits.connections,
+                limits.workers,
+                limits.ports,
+                limits.timeouts,
+                [a.rotate_left(13), cookie ^ b],
+            ),
+            nat_ports: NatPorts::new(limits.nat_ports, [b.rotate_left(29), cookie ^ a.rotate_left(43)]),
             limits,
             counters: (0..limits.workers).map(|_| Counters::new(limits.ports)).collect(),
             storm: (0..limits.ports).map(|_| Meter::default()).collect(),
