@@ -192,7 +192,7 @@ impl Headers {
 }
 
 /// Returns the bytes without which a transport header does not do.
-pub(crate) fn least_len(protocol: u8) -> usize {
+fn least_len(protocol: u8) -> usize {
     match protocol {
         protocol::TCP => TcpHeader::LEN,
         protocol::UDP | protocol::UDP_LITE => UdpHeader::LEN,

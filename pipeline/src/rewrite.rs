@@ -111,6 +111,17 @@ pub fn apply_compiled(frame: &mut Frame, headers: &Headers, to: &Tuple, deltas: 
     }
 }
 
+/// Takes one hop off a packet that is routed and otherwise stays as it is, or is an error that [`translate_error`]
+/// rewrites.
+pub fn decrement_ttl(frame: &mut Frame, headers: &Headers) {
+    let (bytes, l3) = (frame.bytes_mut(), usize::from(headers.l3));
+    if headers.v6 {
+        Ipv6Header::at_mut(bytes, l3).map(Ipv6Header::decrement_hop_limit);
+    } else {
+        Ipv4Header::at_mut(bytes, l3).map(Ipv4Header::decrement_ttl);
+    }
+}
+
 /// Rewrites the IPv4 header at `l3`. `None`, and nothing changed, when it is not all there or has no hop left.
 #[inline]
 pub fn rewrite_v4(bytes: &mut [u8], l3: usize, to: &Tuple, deltas: Deltas, hop: bool) -> Option<()> {

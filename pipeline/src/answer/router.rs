@@ -16,6 +16,9 @@ const MOST: usize = 4;
 const VALID: u32 = 30 * 86_400;
 /// Seconds for which addresses made of a prefix are preferred (RFC 4861, 6.2.1: 7 days).
 const PREFERRED: u32 = 7 * 86_400;
+/// Seconds for which a name server may be asked: three times the longest interval of unsolicited advertisements
+/// (RFC 8106, 5.1; RFC 4861, 6.2.1). Not that of the router, which is 0 where there is no way out.
+const SERVER_LIFETIME: u32 = 3 * 600;
 /// A prefix is on the link.
 const ON_LINK: u8 = 0x80;
 /// Hosts may make addresses of a prefix.
@@ -145,7 +148,7 @@ impl RouterAdvert {
         }
         if self.server_count > 0 {
             put(&[nd_option::RDNSS, 1 + 2 * self.server_count, 0, 0]);
-            put(&u32::from(self.lifetime).to_be_bytes());
+            put(&SERVER_LIFETIME.to_be_bytes());
             for server in self.servers() {
                 put(server);
             }

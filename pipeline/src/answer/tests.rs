@@ -311,7 +311,7 @@ fn neighbours_are_told_where_an_address_is() {
 fn router_solicitations_are_answered() {
     let mut pool = pool();
     let prefix = Prefix::new(Address::v6([0xfd; 16]), 64).expect("a prefix");
-    let advert = RouterAdvert::new(link_local(GATEWAY), 1800)
+    let advert = RouterAdvert::new(link_local(GATEWAY), 0x0102)
         .with_dhcp(true, false)
         .with_mtu(1400)
         .with_prefix(prefix, true)
@@ -330,12 +330,13 @@ fn router_solicitations_are_answered() {
         assert_eq!(EthernetHeader::at(&bytes, 0).map(|ethernet| ethernet.dst), Some(to.0));
         assert_eq!((headers.ttl, headers.icmp, headers.l3), (255, Some((icmp6::ROUTER_ADVERT, 0)), 18));
         let message = &bytes[usize::from(headers.l4)..];
-        assert_eq!(message[4..16], [64, 0x80, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(message[4..16], [64, 0x80, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0]);
         let options = NdOptions::new(&message[16..]).expect("well-formed");
         assert_eq!(options.link_address(nd_option::SOURCE_LINK), Some(GATEWAY));
         let of = |kind| options.into_iter().filter(move |(k, _)| *k == kind).map(|(_, body)| body.to_vec());
         assert_eq!(of(nd_option::MTU).next(), Some(vec![0, 0, 0, 0, 5, 0x78]));
-        assert_eq!(of(nd_option::RDNSS).next().expect("there")[6..], GATEWAY_V6.octets());
+        let servers = of(nd_option::RDNSS).next().expect("there");
+        assert_eq!((&servers[..6], &servers[6..]), (&[0, 0, 0, 0, 7, 8][..], &GATEWAY_V6.octets()[..]));
         let flags: Vec<_> = of(nd_option::PREFIX).map(|body| (body[0], body[1])).collect();
         assert_eq!(flags, [(64, 0xc0), (64, 0x80)]);
         assert!(of(nd_option::PREFIX).all(|body| body[14..] == prefix.address().octets()));

@@ -212,6 +212,20 @@ proptest! {
 }
 
 #[test]
+fn a_hop_is_taken_off() {
+    let mut pool = pool();
+    let v4 = |ttl| eth(STATION, GATEWAY).ipv4([10, 0, 0, 1], [10, 0, 0, 2]).ttl(ttl).udp(1, 2).build();
+    let v6 = |ttl| eth(STATION, GATEWAY).ipv6([0xfd; 16], [0xfc; 16]).ttl(ttl).udp(1, 2).build();
+    for (before, after) in [(v4(9), v4(8)), (v6(9), v6(8))] {
+        let mut frame = before.frame(&mut pool).expect("a chunk");
+        let headers = headers_of(frame.bytes());
+        decrement_ttl(&mut frame, &headers);
+        assert_eq!(frame.bytes(), after.as_slice());
+        pool.free(frame);
+    }
+}
+
+#[test]
 fn the_two_zeros_of_icmp_are_told_apart() {
     let mut pool = pool();
     let reply =
