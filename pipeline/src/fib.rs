@@ -7,12 +7,14 @@
 //! which there are longer prefixes.
 //!
 //! Chosen over a trie because there are hundreds of networks with three routes each, and one with perhaps a million:
-//! a network costs 200 bytes and 8 (IPv4) or 16 (IPv6) for each step, of which a route makes two at most, and
-//! nothing has to be walked bit by bit. A DIR-24-8 table costs 64 MiB each; a poptrie has more levels and 30 MB for a
-//! million scattered routes, where this has 18. What is given up is updating in place: a change builds the table
-//! again, which takes 0.2 s for a million routes.
+//! a network costs 112 bytes and 8 (IPv4) or 16 (IPv6) for each step, of which a route makes two at most, and
+//! nothing has to be walked bit by bit. A million scattered routes take 16 MB (IPv4) or 33 MB (IPv6), and a look-up
+//! in them about one access to memory; a DIR-24-8 table takes 64 MiB for each network, and a poptrie, with a node of 24
+//! bytes for nearly every such route, more than this. What is given up is updating in place: a change builds the table
+//! again, which takes 0.1 s (IPv4) or 0.3 s (IPv6) for a million routes.
 //!
-//! Immutable, part of the snapshot. Capacity: as many routes as are inserted; targets are 24 bits.
+//! Immutable, part of the snapshot. Capacity: as many routes as are inserted; targets are 24 bits. A lower table costs
+//! another 100 bytes, so the worst case is one longer prefix in each /64.
 
 mod ranges;
 #[cfg(test)]

@@ -92,8 +92,8 @@ impl Datagram {
         let beyond = |(_, other): &(u16, u16)| len.is_some_and(|len| *other > len);
         let clash = pieces.iter().any(|piece| piece.0 < end && start < piece.1 || beyond(piece))
             || beyond(&(start, end))
-            // Two ends, or more after the end.
-            || self.len.is_some_and(|len| !more || end == len);
+            // A second end.
+            || !more && self.len.is_some();
         if clash {
             return Err(self.refuse(FragmentDrop::Overlap));
         }

@@ -163,6 +163,18 @@ fn a_scan_displaces_only_what_it_asked_for() {
 }
 
 #[test]
+fn a_network_whose_neighbours_come_and_go_leaves_slots_to_others() {
+    let table = neighbors(64);
+    for n in 0..1000 {
+        table.set(key(0, n), mac(n), PortId(1), Kind::Asker, at(1));
+        table.remove(key(0, n), at(1));
+    }
+    assert!(table.resolve(key(0, 1), at(9000)).is_err(), "its share rests");
+    assert!(table.resolve(key(1, 1), at(9000)).is_ok());
+    assert!(table.resolve(key(0, 1), at(10_001)).is_ok());
+}
+
+#[test]
 fn when_all_is_full_the_network_with_most_makes_room() {
     let table = neighbors(64);
     for n in 0..64 {
