@@ -84,7 +84,7 @@ fn embedded_v4(bytes: &[u8], at: usize, end: usize) -> Option<Embedded> {
         protocol: header.protocol,
         ..Tuple::default()
     };
-    // Ethernet padding behind a short packet is not part of the quotation, but a length that is too long is usual.
+    // A length beyond the quotation is usual; behind a packet that ends before, some pad to 128 bytes without saying so.
     let end = end.min(at + usize::from(header.total_len.get()).max(header_len));
     Embedded { tuple, at, l4: at + header_len, end, fragment }.with_ports(bytes)
 }

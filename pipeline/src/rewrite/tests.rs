@@ -383,3 +383,25 @@ fn errors_that_are_wrong_or_about_errors_carry_nothing() {
     let short = error(false, from, from, &inner[14..14 + 22], false);
     assert_eq!(embedded(&short, &headers_of(&short)), None, "half of the ports");
 }
+
+#[test]
+fn what_follows_the_quoted_packet_is_not_touched() {
+    // The front of a TCP header is the whole packet here, and zeros follow where its checksum would be.
+    let inner = eth(GATEWAY, STATION)
+        .ipv4([10, 0, 0, 2], [10, 0, 0, 1])
+        .raw(protocol::TCP, &[0, 1, 0, 2, 0, 0, 0, 3]);
+    let padded = [&inner.as_slice()[14..], &[0; 100]].concat();
+    let from = [10, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let mut pool = pool();
+    let mut frame = pool.alloc_from(&error(false, from, from, &padded, false)).expect("a chunk");
+    let headers = headers_of(frame.bytes());
+    let found = embedded(frame.bytes(), &headers).expect("a packet");
+    let to = Tuple { source: Address::v4([192, 0, 2, 1]), destination_port: 7, ..found.tuple };
+    let outer_to = (headers.tuple.source, headers.tuple.destination);
+    translate_error(&mut frame, &headers, &found, outer_to, &to);
+    assert!(is_right(frame.bytes()));
+    let again = embedded(frame.bytes(), &headers).expect("a packet");
+    assert_eq!(again.tuple, to);
+    assert_eq!(frame.bytes()[again.l4 + 8..], [0; 100]);
+    pool.free(frame);
+}
