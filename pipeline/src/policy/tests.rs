@@ -296,9 +296,14 @@ fn clocks() {
                     question
                 })
                 .collect();
-            let start = Instant::now();
-            let found = asked.iter().filter(|question| black_box(set.decide(question)).is_some()).count();
-            let each = start.elapsed().as_secs_f64() * 1e9 / asked.len() as f64;
+            let mut found = 0;
+            let mut round = || {
+                let start = Instant::now();
+                found = asked.iter().filter(|question| black_box(set.decide(question)).is_some()).count();
+                start.elapsed().as_secs_f64() * 1e9 / asked.len() as f64
+            };
+            // Of ten rounds the best: others use the machine too.
+            let each = (0..10).map(|_| round()).fold(f64::MAX, f64::min);
             println!(
                 "{name:>12} {count:>6} rules: {each:.1} ns a question, {} KiB of rows, built in {built:?}, \
                  {found} found",
