@@ -18,9 +18,11 @@ use crate::diff::Change;
 use crate::document::PortKind;
 use crate::values::Netns;
 
+mod flow;
 pub mod route;
 mod view;
 
+pub use flow::*;
 pub use view::*;
 
 /// Returns `object` with the fields of `patch` in the place of its own (RFC 7396): `null` stands for the
@@ -173,6 +175,8 @@ pub struct ApplyReply {
     pub generation: u64,
     /// Seconds until the change is undone unless it is confirmed.
     pub confirm_deadline: Option<u64>,
+    /// What was found about what the file asserts.
+    pub asserts: Vec<AssertView>,
 }
 
 /// A running container, process or namespace to attach to a network.

@@ -108,7 +108,7 @@ const PENDING: &str = "the name of a [[port]], which may come later";
 
 /// Every key.
 #[rustfmt::skip]
-pub const KEYS: [Key; 84] = [
+pub const KEYS: [Key; 85] = [
     key("daemon", "name", "string", "the host's name", NAME, "Name of this switch."),
     key("daemon", "socket", "string", "\"/run/vswitch/vswitch.sock\"", "an absolute path of at most 107 bytes", "Unix socket of the API."),
     key("daemon", "state_dir", "string", "\"/var/lib/vswitch\"", "an absolute path", "Directory of the store."),
@@ -199,6 +199,7 @@ pub const KEYS: [Key; 84] = [
     key("policy", "allow", "list of strings", "[]", Service::ALLOWED, "What is allowed. One of `allow`, `deny`, `reject` is given."),
     key("policy", "deny", "list of strings", "[]", Service::ALLOWED, "What is dropped."),
     key("policy", "reject", "list of strings", "[]", Service::ALLOWED, "What is refused with an answer: RST for TCP, ICMP for the rest."),
+    key("policy", "both_ways", "boolean", "false", "true, false", "It holds for connections from `to` to `from` as well."),
     key("policy", "priority", "integer", "1000", "0 to 65535", "Of the policies that a new connection matches the one with the smallest number decides; of several with the same, reject goes before deny before allow."),
     key("policy", "log", "boolean", "false", "true, false", "New connections that it decides are told in the log."),
 

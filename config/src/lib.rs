@@ -12,11 +12,13 @@ pub mod api;
 pub mod diagnostics;
 pub mod diff;
 pub mod document;
+pub mod expression;
 pub mod keys;
 pub mod nat;
 mod parse;
 pub mod peer;
 pub mod policy;
+pub mod probe;
 pub mod routing;
 pub mod services;
 pub mod sizing;
@@ -28,9 +30,11 @@ pub use diff::{Change, ChangeKind};
 pub use document::{
     Daemon, Document, FdbEntry, Limits, LogLevel, Network, Object, Owner, Poll, Port, PortKind, Workers,
 };
+pub use expression::Expression;
 pub use nat::{Egress, FloatingIp, Listen, Publish, Target};
 pub use peer::{Destination, Peer};
 pub use policy::{Action, Assert, Policy};
+pub use probe::Probe;
 pub use routing::{Route, RouteKind, RouteTo, Uplink, UplinkDevice, UplinkMode};
 pub use services::{IcmpName, IcmpType, L4Protocol, L4Range, Service, Term};
 pub use sizing::Sizing;

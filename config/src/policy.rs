@@ -33,6 +33,9 @@ pub struct Policy {
     /// What is refused with an answer: RST for TCP, ICMP for the rest.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reject: Vec<Service>,
+    /// It holds for connections from `to` to `from` as well.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub both_ways: bool,
     /// The smaller the sooner.
     #[serde(default = "Policy::default_priority", skip_serializing_if = "Policy::has_default_priority")]
     pub priority: u16,
@@ -54,6 +57,7 @@ impl Policy {
             allow: Vec::new(),
             deny: Vec::new(),
             reject: Vec::new(),
+            both_ways: false,
             priority: Self::DEFAULT_PRIORITY,
             log: false,
         };
@@ -89,12 +93,13 @@ impl Policy {
 impl Object for Policy {
     const SECTION: &'static str = "policy";
 
-    /// `front->mgmt`, with `:deny` or `:reject` when it does not allow, and `@10` when it has a priority
+    /// `front->mgmt`, or `front<->mgmt` both ways, with `:deny` or `:reject` when it does not allow, and `@10` when it has a priority
     fn name(&self) -> String {
         if let Some(name) = &self.name {
             return name.clone();
         }
-        let mut name = format!("{}->{}", self.from, self.to);
+        let arrow = if self.both_ways { "<->" } else { "->" };
+        let mut name = format!("{}{arrow}{}", self.from, self.to);
         match self.action().0 {
             Action::Allow => {}
             action => name.push_str(&format!(":{action}")),

@@ -342,7 +342,15 @@ impl<'de> Deserialize<'de> for VlanRange {
 
 /// Writes values as their text, and reads them from it.
 macro_rules! as_text {
-    ($($kind:ty),+) => {$(
+    ($($kind:ty),+) => {
+        $($crate::values::by_text!($kind, <$kind>::ALLOWED);)+
+    };
+}
+pub(crate) use as_text;
+
+/// The same for one type, and what is allowed.
+macro_rules! by_text {
+    ($kind:ty, $allowed:expr) => {
         impl serde::Serialize for $kind {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.collect_str(self)
@@ -351,21 +359,21 @@ macro_rules! as_text {
 
         impl<'de> serde::Deserialize<'de> for $kind {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                $crate::values::text(deserializer, <$kind>::ALLOWED)
+                $crate::values::text(deserializer, $allowed)
             }
         }
-    )+};
+    };
 }
-pub(crate) use as_text;
+pub(crate) use by_text;
 
 /// Reads a value that is written as text.
 pub(crate) fn text<'de, D, T>(deserializer: D, allowed: &'static str) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
-    T: FromStr<Err = ValueError>,
+    T: FromStr<Err: fmt::Display>,
 {
     struct Text<T>(&'static str, std::marker::PhantomData<T>);
-    impl<T: FromStr<Err = ValueError>> Visitor<'_> for Text<T> {
+    impl<T: FromStr<Err: fmt::Display>> Visitor<'_> for Text<T> {
         type Value = T;
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.write_str(self.0)

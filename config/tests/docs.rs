@@ -107,6 +107,7 @@ fn full(section: &str) -> BTreeSet<String> {
             allow: vec![Service::Any],
             deny: vec![Service::Any],
             reject: vec![Service::Any],
+            both_ways: true,
             priority: 1,
             log: true,
             ..Policy::new(Peer::Any, Peer::Host, Action::Allow, Vec::new())

@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 
 use config::api::*;
-use config::{Change, ChangeKind, Document, Network, Owner, Port, PortKind, keys};
+use config::{
+    Action, Change, ChangeKind, Document, Egress, FloatingIp, Network, Owner, Peer, Policy, Port, PortKind,
+    Publish, Route, RouteKind, RouteTo, keys,
+};
 use packet::MacAddr;
 use serde::Serialize;
 use serde_json::Value;
@@ -130,14 +133,64 @@ fn every_schema_has_the_fields_of_its_type() {
     };
     same_fields(&openapi, "FdbView", view);
     same_fields(&openapi, "Flushed", Flushed::default());
-    let neighbor =
-        Neighbor { network: "n".into(), address, mac, port: None, source: NeighborSource::Learned };
-    same_fields(&openapi, "Neighbor", neighbor);
+    let neighbor = NeighborView {
+        network: "n".into(),
+        address,
+        mac: Some(mac),
+        port: None,
+        source: NeighborSource::Learned,
+        state: NeighborState::Reachable,
+        age_seconds: 0,
+    };
+    same_fields(&openapi, "NeighborView", neighbor);
+    let (name, state, reason) = (String::from("n"), ObjectState::Active, None);
+    let config =
+        Route { network: "n".into(), to: RouteTo::Default, via: Vec::new(), kind: RouteKind::Unicast };
+    same_fields(&openapi, "RouteView", RouteView { name, config, owner, state, reason });
+    let (name, reason) = (String::from("n"), None);
+    let config = FloatingIp { address, port: "p".into(), to: None };
+    same_fields(
+        &openapi,
+        "FloatingIpView",
+        FloatingIpView { name, config, owner, state, reason, inside: None },
+    );
+    let (name, reason) = (String::from("n"), None);
+    let config = Publish {
+        name: None,
+        listen: "80/tcp".parse().expect("good"),
+        to: "p:80".parse().expect("good"),
+        allow_from: Vec::new(),
+    };
+    let view = PublishView { name, config, owner, state, reason, bound: None, inside: Vec::new() };
+    same_fields(&openapi, "PublishView", view);
+    let (name, reason) = (String::from("n"), None);
+    let config = Egress { port: "p".into(), address: vec![address], ports: Egress::DEFAULT_PORTS };
+    same_fields(&openapi, "EgressView", EgressView { name, config, owner, state, reason });
+    let view = PolicyView {
+        name: "n".into(),
+        config: Policy::new(Peer::Any, Peer::Host, Action::Allow, Vec::new()),
+        owner,
+        state,
+        reason: None,
+        from_ports: Vec::new(),
+        to_ports: Vec::new(),
+        hits: None,
+    };
+    same_fields(&openapi, "PolicyView", view);
+    let view = AssertView {
+        from: "p".into(),
+        to: "host:22/tcp".into(),
+        expect: Action::Deny,
+        found: None,
+        reason: String::new(),
+    };
+    same_fields(&openapi, "AssertView", view);
     same_fields(&openapi, "Drops", Drops::default());
     let count = DropCount { reason: "r".into(), help: String::new(), port: None, frames: 1 };
     same_fields(&openapi, "DropCount", count);
     same_fields(&openapi, "Ledger", Ledger::default());
-    let record = DropRecord { time_ms: 0, port: None, reason: "r".into(), len: 60, head: String::new() };
+    let record =
+        DropRecord { time_ms: 0, port: None, reason: "r".into(), rule: None, len: 60, head: String::new() };
     same_fields(&openapi, "DropRecord", record);
     same_fields(&openapi, "WorkerView", WorkerView::default());
     let check = Check { name: "c".into(), ok: true, detail: String::new(), fix: None };

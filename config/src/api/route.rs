@@ -27,8 +27,28 @@ pub const DETACH: &str = "/v1/attach/{name}";
 /// [`FdbEntry`](crate::FdbEntry): adds a static one. DELETE [`FdbQuery`](super::FdbQuery):
 /// [`Flushed`](super::Flushed).
 pub const FDB: &str = "/v1/fdb";
-/// GET: list of [`Neighbor`](super::Neighbor).
+/// GET: list of [`NeighborView`](super::NeighborView).
 pub const NEIGHBORS: &str = "/v1/neighbors";
+/// GET: list of [`RouteView`](super::RouteView). POST [`Route`](crate::Route): the view.
+pub const ROUTES: &str = "/v1/routes";
+/// As [`NETWORK`], for a [`Route`](crate::Route).
+pub const ROUTE: &str = "/v1/routes/{name}";
+/// GET: list of [`FloatingIpView`](super::FloatingIpView). POST [`FloatingIp`](crate::FloatingIp): the view.
+pub const FLOATING_IPS: &str = "/v1/floating_ips";
+/// As [`NETWORK`], for a [`FloatingIp`](crate::FloatingIp).
+pub const FLOATING_IP: &str = "/v1/floating_ips/{name}";
+/// GET: list of [`PublishView`](super::PublishView). POST [`Publish`](crate::Publish): the view.
+pub const PUBLISHES: &str = "/v1/publishes";
+/// As [`NETWORK`], for a [`Publish`](crate::Publish).
+pub const PUBLISH: &str = "/v1/publishes/{name}";
+/// GET: list of [`EgressView`](super::EgressView). POST [`Egress`](crate::Egress): the view.
+pub const EGRESSES: &str = "/v1/egresses";
+/// As [`NETWORK`], for an [`Egress`](crate::Egress).
+pub const EGRESS: &str = "/v1/egresses/{name}";
+/// GET: list of [`PolicyView`](super::PolicyView). POST [`Policy`](crate::Policy): the view.
+pub const POLICIES: &str = "/v1/policies";
+/// As [`NETWORK`], for a [`Policy`](crate::Policy).
+pub const POLICY: &str = "/v1/policies/{name}";
 /// GET: [`Drops`](super::Drops).
 pub const DROPS: &str = "/v1/drops";
 /// GET: a line of JSON, [`DropRecord`](super::DropRecord), for each dropped frame that is sampled.
@@ -47,7 +67,7 @@ pub const LOG: &str = "/v1/log";
 pub const CLEANUP: &str = "/v1/cleanup";
 
 /// Every route with the methods it answers.
-pub const ALL: [(&str, &[&str]); 20] = [
+pub const ALL: [(&str, &[&str]); 30] = [
     (STATUS, &["get"]),
     (CONFIG, &["get"]),
     (APPLY, &["post"]),
@@ -60,6 +80,16 @@ pub const ALL: [(&str, &[&str]); 20] = [
     (DETACH, &["delete"]),
     (FDB, &["get", "post", "delete"]),
     (NEIGHBORS, &["get"]),
+    (ROUTES, &["get", "post"]),
+    (ROUTE, &["get", "patch", "delete"]),
+    (FLOATING_IPS, &["get", "post"]),
+    (FLOATING_IP, &["get", "patch", "delete"]),
+    (PUBLISHES, &["get", "post"]),
+    (PUBLISH, &["get", "patch", "delete"]),
+    (EGRESSES, &["get", "post"]),
+    (EGRESS, &["get", "patch", "delete"]),
+    (POLICIES, &["get", "post"]),
+    (POLICY, &["get", "patch", "delete"]),
     (DROPS, &["get"]),
     (DROPS_FOLLOW, &["get"]),
     (CAPTURE, &["get"]),

@@ -162,20 +162,44 @@ pub enum FdbKind {
     Port,
 }
 
-/// An IP address that the switch answers ARP or ND for, or knows the station of.
+/// An IP address that the switch answers ARP or ND for, or knows the station of, or asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Neighbor {
+pub struct NeighborView {
     /// The network.
     pub network: String,
     /// The address.
     pub address: IpAddr,
-    /// Its station.
-    pub mac: MacAddr,
+    /// Its station; `None` while nobody has answered.
+    #[serde(default)]
+    pub mac: Option<MacAddr>,
     /// The port it is behind; `None` for the switch itself.
     #[serde(default)]
     pub port: Option<String>,
     /// How it is known.
     pub source: NeighborSource,
+    /// How sure that is.
+    #[serde(default)]
+    pub state: NeighborState,
+    /// Seconds since it last told; 0 when it need not.
+    #[serde(default)]
+    pub age_seconds: u64,
+}
+
+/// How sure the station of an IP address is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NeighborState {
+    /// It was configured.
+    #[default]
+    Fixed,
+    /// It has told by ARP or ND.
+    Reachable,
+    /// It has not told for long, and is asked again.
+    Probed,
+    /// It is asked for, and has not told yet.
+    Incomplete,
+    /// It does not answer.
+    Failed,
 }
 
 /// How a neighbour is known.
@@ -251,6 +275,9 @@ pub struct DropRecord {
     pub port: Option<String>,
     /// The reason's name.
     pub reason: String,
+    /// The policy that dropped it, when one did.
+    #[serde(default)]
+    pub rule: Option<String>,
     /// Its length, in bytes.
     pub len: u32,
     /// Its first bytes, at most 96, in hex.

@@ -173,9 +173,11 @@ fn clashes(checker: &mut Checker<'_>, publishes: &[Publish], floating: &HashSet<
         {
             let (later, earlier) = if index > *other { (index, *other) } else { (*other, index) };
             let earlier = &publishes[earlier];
+            // Neutral: in a tree that did not come from a file, the later one need not be the newer.
             let message = format!(
-                "'{}' is taken by publish '{}', which leads to '{}'",
+                "'{}' overlaps '{}' of publish '{}', which leads to '{}'",
                 publishes[later].listen,
+                earlier.listen,
                 earlier.name(),
                 earlier.to
             );
