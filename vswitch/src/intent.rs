@@ -6,7 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use config::{Document, Egress, FdbEntry, FloatingIp, Network, Object, Owner, Policy, Port, Publish, Route};
+use config::{
+    Document, Egress, FdbEntry, FloatingIp, Network, Object, Owner, Peer, Policy, Port, Publish, Route,
+};
 use packet::MacAddr;
 use serde::{Deserialize, Serialize};
 
@@ -155,6 +157,19 @@ impl Intent {
         Ok(next)
     }
 
+    /// Returns the routes, policies and assertions that name a network, as people call them.
+    pub fn users_of_network(&self, name: &str) -> Vec<String> {
+        let named = |peer: &Peer| *peer == Peer::Network(name.to_owned());
+        let routes = self.routes.iter().filter(|(_, o)| o.object.network == name);
+        let policies = self.policies.iter().filter(|(_, o)| named(&o.object.from) || named(&o.object.to));
+        let asserts = self.settings.asserts.iter().filter(|assert| named(&assert.to.peer));
+        routes
+            .map(|(route, _)| format!("route {route}"))
+            .chain(policies.map(|(policy, _)| format!("policy {policy}")))
+            .chain(asserts.map(|assert| format!("assert {}", assert.name())))
+            .collect()
+    }
+
     /// Says whether there is an object of that name in the section.
     pub fn has(&self, section: &str, name: &str) -> bool {
         match section {
@@ -286,6 +301,9 @@ mod tests {
         assert_eq!(intent.document(), document);
         assert_eq!(intent.owned_by(Owner::Cli), document.settings());
         assert_eq!(intent.replace(Owner::File, &Document::default()), Ok(Intent::default()));
+        let users = ["route front/default", "policy front->outside"];
+        assert_eq!(intent.users_of_network("front"), users);
+        assert!(intent.users_of_network("back").is_empty());
         let mut less = intent.clone();
         less.retain(|owner, section, name| {
             (owner, section, name) != (Owner::File, "policy", "front->outside")

@@ -8,7 +8,7 @@
 //!   is taken away; or nothing changes.
 //! * [`attach`]: ports get devices and queues, and lose them.
 //! * [`upkeep`]: what happens without a request: devices that vanish and come back, ageing, rates, loops.
-//! * [`views`]: what users are shown.
+//! * [`views`], [`object_views`]: what users are shown; [`flows`]: what is known of what workers decide.
 //!
 //! `ports` holds the ports that have a number and queues; `waiting` those that have none yet or no longer. A
 //! port of the intent is in exactly one of them.
@@ -35,8 +35,9 @@ use crate::store::{PortRecord, Saved, Store};
 
 pub mod attach;
 pub mod change;
+pub mod flows;
 pub mod loops;
-
+pub mod object_views;
 pub mod objects;
 pub mod start;
 pub mod upkeep;
@@ -111,6 +112,8 @@ pub struct Unconfirmed {
     pub deadline: Instant,
     /// What ran before.
     pub before: Intent,
+    /// Where to write its text when it is confirmed.
+    pub save: Option<(PathBuf, String)>,
 }
 
 /// The manager. See the module header.

@@ -3,7 +3,7 @@
 use anyhow::bail;
 use clap::{Args, Subcommand};
 use config::FdbEntry;
-use config::api::{FdbKind, FdbView, Flushed, Neighbor as NeighborView, NeighborSource, route};
+use config::api::{FdbKind, FdbView, Flushed, NeighborSource, NeighborView, route};
 use packet::MacAddr;
 
 use crate::client::{read, with_query};
@@ -166,7 +166,7 @@ fn neighbors(neighbors: &Vec<NeighborView>) -> String {
         table.row([
             neighbor.network.clone(),
             neighbor.address.to_string(),
-            neighbor.mac.to_string(),
+            neighbor.mac.map_or_else(String::new, |mac| mac.to_string()),
             neighbor.port.clone().unwrap_or_default(),
             source.to_owned(),
         ]);

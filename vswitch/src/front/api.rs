@@ -20,11 +20,12 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{ConnectInfo, Path as Name, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{MethodRouter, delete, get, post};
 use axum::serve::IncomingStream;
 use config::api::{
     CaptureQuery, CleanupReply, CleanupRequest, ErrorBody, ErrorReply, FdbQuery, LogQuery, route,
 };
+use config::{Egress, FloatingIp, Policy, Publish, Route};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::{UnixListener, UnixStream};
@@ -34,6 +35,7 @@ use tokio::task::JoinHandle;
 use super::streams::{self, DropHub};
 use crate::doctor;
 use crate::manager::change::Who;
+use crate::manager::object_views::Shown;
 use crate::manager::{Manager, Shared};
 use crate::refusal::{Fault, Refusal};
 
@@ -111,6 +113,16 @@ fn router(api: Api) -> Router {
         .route(route::DETACH, delete(remove_port))
         .route(route::FDB, get(stations).post(add_station).delete(flush))
         .route(route::NEIGHBORS, get(neighbors))
+        .route(route::ROUTES, get(objects::<Route>).post(add_object::<Route>))
+        .route(route::ROUTE, single::<Route>())
+        .route(route::FLOATING_IPS, get(objects::<FloatingIp>).post(add_object::<FloatingIp>))
+        .route(route::FLOATING_IP, single::<FloatingIp>())
+        .route(route::PUBLISHES, get(objects::<Publish>).post(add_object::<Publish>))
+        .route(route::PUBLISH, single::<Publish>())
+        .route(route::EGRESSES, get(objects::<Egress>).post(add_object::<Egress>))
+        .route(route::EGRESS, single::<Egress>())
+        .route(route::POLICIES, get(objects::<Policy>).post(add_object::<Policy>))
+        .route(route::POLICY, single::<Policy>())
         .route(route::DROPS, get(drops))
         .route(route::DROPS_FOLLOW, get(follow_drops))
         .route(route::CAPTURE, get(capture))
@@ -286,6 +298,52 @@ async fn remove_port(
 ) -> Reply {
     let mut manager = api.manager().await;
     finish(async move { manager.remove_port(&name, who).await }).await?;
+    json(&serde_json::json!({}))
+}
+
+async fn objects<T: Shown>(State(api): State<Api>) -> Reply {
+    json(&api.manager().await.object_views::<T>())
+}
+
+/// Serves one object of a kind.
+fn single<T: Shown>() -> MethodRouter<Api> {
+    get(object::<T>).patch(change_object::<T>).delete(remove_object::<T>)
+}
+
+async fn object<T: Shown>(State(api): State<Api>, Name(name): Name<String>) -> Reply {
+    json(&api.manager().await.object_view::<T>(&name)?)
+}
+
+async fn add_object<T: Shown>(State(api): State<Api>, ConnectInfo(Peer(who)): From, body: Bytes) -> Reply {
+    let (object, mut manager): (T, _) = (read(&body)?, api.manager().await);
+    let view = finish(async move {
+        let name = manager.add_object(object, who).await?;
+        manager.object_view::<T>(&name)
+    });
+    json(&view.await?)
+}
+
+async fn change_object<T: Shown>(
+    State(api): State<Api>,
+    Name(name): Name<String>,
+    ConnectInfo(Peer(who)): From,
+    body: Bytes,
+) -> Reply {
+    let (fields, mut manager) = (read(&body)?, api.manager().await);
+    let view = finish(async move {
+        let name = manager.change_object::<T>(&name, fields, who).await?;
+        manager.object_view::<T>(&name)
+    });
+    json(&view.await?)
+}
+
+async fn remove_object<T: Shown>(
+    State(api): State<Api>,
+    Name(name): Name<String>,
+    ConnectInfo(Peer(who)): From,
+) -> Reply {
+    let mut manager = api.manager().await;
+    finish(async move { manager.remove_object::<T>(&name, who).await }).await?;
     json(&serde_json::json!({}))
 }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use config::api::{ApplyReply, ApplyRequest};
 use config::{Change, Document, Network, Owner, Port};
 
-use super::{Manager, Unconfirmed};
+use super::{Manager, Unconfirmed, flows};
 use crate::intent::Intent;
 use crate::plug;
 use crate::refusal::Refusal;
@@ -63,28 +63,37 @@ impl Manager {
         let path = if request.path.is_empty() { "(input)" } else { &request.path };
         let document = Document::parse(&request.toml, path)?;
         let next = self.saved.intent.replace(Owner::File, &document)?;
+        let asserts = self.look_at_asserts(&next);
         if request.dry_run {
             next.document().validate()?;
             self.check_limits(&next)?;
+            flows::hold(&asserts)?;
             let changes = self.saved.intent.document().diff(&next.document());
-            return Ok(ApplyReply { changes, generation: self.generation, confirm_deadline: None });
+            return Ok(ApplyReply { changes, generation: self.generation, confirm_deadline: None, asserts });
         }
         let save_to = if request.save { Some(self.save_path()?) } else { None };
         let before = self.saved.intent.clone();
+        next.document().validate()?;
+        flows::hold(&asserts)?;
         let changes = self.change(next, Missing::Refuse, who).await?;
-        if let Some(path) = save_to {
+        // An apply without a confirmation also settles an earlier one that waits for it.
+        let earlier = self.unconfirmed.take();
+        if let Some(seconds) = request.confirm {
+            self.unconfirmed = Some(Unconfirmed {
+                deadline: Instant::now() + Duration::from_secs(u64::from(seconds)),
+                // What was never confirmed is nothing to go back to.
+                before: earlier.map_or(before, |earlier| earlier.before),
+                save: save_to.map(|path| (path, request.toml)),
+            });
+        } else if let Some(path) = save_to {
             save_text(&path, &request.toml)
                 .map_err(|e| Refusal::ours(format!("applied, but not saved to {}: {e}", path.display())))?;
         }
-        // An apply without a confirmation also settles an earlier one that waits for it.
-        self.unconfirmed = request.confirm.map(|seconds| Unconfirmed {
-            deadline: Instant::now() + Duration::from_secs(u64::from(seconds)),
-            before,
-        });
         Ok(ApplyReply {
             changes,
             generation: self.generation,
             confirm_deadline: request.confirm.map(u64::from),
+            asserts,
         })
     }
 
@@ -94,15 +103,19 @@ impl Manager {
         })
     }
 
-    /// Keeps the last apply.
+    /// Keeps the last apply, and saves it if that was asked for.
     ///
     /// # Errors
-    /// None waits to be confirmed.
+    /// None waits to be confirmed, or the file cannot be written; the apply is kept then all the same.
     pub fn confirm(&mut self, who: Who) -> Result<(), Refusal> {
-        if self.unconfirmed.take().is_none() {
+        let Some(unconfirmed) = self.unconfirmed.take() else {
             return Err(Refusal::conflict("no apply waits to be confirmed"));
-        }
+        };
         self.journal.note("confirmed", "", format!("the last apply was confirmed by {who}"));
+        if let Some((path, text)) = unconfirmed.save {
+            save_text(&path, &text)
+                .map_err(|e| Refusal::ours(format!("confirmed, but not saved to {}: {e}", path.display())))?;
+        }
         Ok(())
     }
 
@@ -111,9 +124,19 @@ impl Manager {
         if self.unconfirmed.as_ref().is_none_or(|waiting| waiting.deadline > Instant::now()) {
             return;
         }
-        let Some(unconfirmed) = self.unconfirmed.take() else { return };
-        let (kind, text) = match self.change(unconfirmed.before, Missing::Wait, Who::Daemon).await {
-            Ok(_) => ("rolled_back", "the last apply was not confirmed in time and is undone".to_owned()),
+        let Some(Unconfirmed { before, .. }) = self.unconfirmed.take() else { return };
+        // What commands have made since then stays, unless it cannot do without what the apply brought.
+        let file = before.owned_by(Owner::File);
+        let undone = match self.saved.intent.replace(Owner::File, &file) {
+            Ok(next) => self.change(next, Missing::Wait, Who::Daemon).await,
+            Err(taken) => Err(taken.into()),
+        };
+        let undone = match undone {
+            Ok(_) => Ok(()),
+            Err(_) => self.change(before, Missing::Wait, Who::Daemon).await.map(drop),
+        };
+        let (kind, text) = match undone {
+            Ok(()) => ("rolled_back", "the last apply was not confirmed in time and is undone".to_owned()),
             Err(refusal) => ("rollback_failed", refusal.to_string()),
         };
         self.journal.note(kind, "", text);

@@ -11,21 +11,64 @@ use serde_json::Value;
 use super::Manager;
 use super::change::{Missing, Who};
 use crate::devices::Namespace;
-use crate::intent::{Intent, Owned, fdb_key};
+use crate::intent::{Intent, Kind, Owned, fdb_key};
 use crate::refusal::Refusal;
 
 impl Manager {
+    /// Adds an object, and returns its name.
+    ///
+    /// # Errors
+    /// The name is taken, or the object is not valid.
+    pub async fn add_object<T: Kind>(&mut self, object: T, who: Who) -> Result<String, Refusal> {
+        let mut next = self.saved.intent.clone();
+        let name = object.name();
+        if T::of_mut(&mut next).insert(name.clone(), Owned { owner: Owner::Cli, object }).is_some() {
+            return Err(taken(T::NOUN, &name));
+        }
+        self.change(next, Missing::Refuse, who).await?;
+        Ok(name)
+    }
+
+    /// Changes fields of an object, and returns its name, which is another one when it was made from what changed.
+    ///
+    /// # Errors
+    /// There is none of that name, it belongs to somebody else, it would not be valid, or its new name is taken.
+    pub async fn change_object<T: Kind>(
+        &mut self,
+        name: &str,
+        fields: Value,
+        who: Who,
+    ) -> Result<String, Refusal> {
+        let mut next = self.saved.intent.clone();
+        let objects = T::of_mut(&mut next);
+        let Owned { owner, object } = objects.remove(name).ok_or_else(|| Refusal::unknown(T::NOUN, name))?;
+        own(T::NOUN, name, owner)?;
+        let object: T = patched(T::NOUN, &object, fields)?;
+        let now = object.name();
+        if objects.insert(now.clone(), Owned { owner, object }).is_some() {
+            return Err(taken(T::NOUN, &now));
+        }
+        self.change(next, Missing::Refuse, who).await?;
+        Ok(now)
+    }
+
+    /// Removes an object.
+    ///
+    /// # Errors
+    /// There is none of that name, or it belongs to somebody else.
+    pub async fn remove_object<T: Kind>(&mut self, name: &str, who: Who) -> Result<(), Refusal> {
+        let mut next = self.saved.intent.clone();
+        let owned = T::of_mut(&mut next).remove(name).ok_or_else(|| Refusal::unknown(T::NOUN, name))?;
+        own(T::NOUN, name, owned.owner)?;
+        self.change(next, Missing::Refuse, who).await.map(drop)
+    }
+
     /// Adds a network.
     ///
     /// # Errors
     /// The name is taken, or the network is not valid.
     pub async fn add_network(&mut self, network: Network, who: Who) -> Result<(), Refusal> {
-        let mut next = self.saved.intent.clone();
-        let name = network.name.clone();
-        if next.networks.insert(name.clone(), Owned { owner: Owner::Cli, object: network }).is_some() {
-            return Err(taken("network", &name));
-        }
-        self.change(next, Missing::Refuse, who).await.map(drop)
+        self.add_object(network, who).await.map(drop)
     }
 
     /// Changes fields of a network.
@@ -44,7 +87,7 @@ impl Manager {
     /// Removes a network.
     ///
     /// # Errors
-    /// There is none of that name, it belongs to somebody else, or ports are in it.
+    /// There is none of that name, it belongs to somebody else, or something is in it or names it.
     pub async fn remove_network(&mut self, name: &str, who: Who) -> Result<(), Refusal> {
         let mut next = self.saved.intent.clone();
         let owned = next.networks.remove(name).ok_or_else(|| Refusal::unknown("network", name))?;
@@ -58,6 +101,10 @@ impl Manager {
         if !ports.is_empty() {
             let ports = ports.join(", ");
             return Err(Refusal::conflict(format!("network '{name}' is used by ports: {ports}")));
+        }
+        let users = next.users_of_network(name);
+        if !users.is_empty() {
+            return Err(Refusal::conflict(format!("network '{name}' is used by {}", users.join(", "))));
         }
         self.change(next, Missing::Refuse, who).await.map(drop)
     }

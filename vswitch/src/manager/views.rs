@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use config::Document;
 use config::api::{
-    Check, Counts, DropCount, Drops, FdbKind, FdbQuery, FdbView, KernelView, Ledger, MemoryView, Neighbor,
-    NeighborSource, NetworkView, PortCounters, PortState, PortView, Status, WorkerView,
+    Check, Counts, DropCount, Drops, FdbKind, FdbQuery, FdbView, KernelView, Ledger, MemoryView,
+    NeighborSource, NeighborState, NeighborView, NetworkView, PortCounters, PortState, PortView, Status,
+    WorkerView,
 };
 use futures_util::future::join_all;
 use packet::area::ChunkKind;
@@ -239,27 +240,31 @@ impl Manager {
     }
 
     /// Returns whose addresses the switch answers for.
-    pub fn neighbors(&self) -> Vec<Neighbor> {
+    pub fn neighbors(&self) -> Vec<NeighborView> {
         let mut neighbors = Vec::new();
         for (name, network) in &self.saved.intent.networks {
             for address in network.object.gateway_addresses() {
-                neighbors.push(Neighbor {
+                neighbors.push(NeighborView {
                     network: name.clone(),
                     address,
-                    mac: made_mac("gateway", name),
+                    mac: Some(made_mac("gateway", name)),
                     port: None,
                     source: NeighborSource::Gateway,
+                    state: NeighborState::Fixed,
+                    age_seconds: 0,
                 });
             }
         }
         for (name, attached) in &self.ports {
             let Some(port) = self.saved.intent.ports.get(name).map(|p| &p.object) else { continue };
-            neighbors.extend(port.addresses.iter().map(|address| Neighbor {
+            neighbors.extend(port.addresses.iter().map(|address| NeighborView {
                 network: port.network.clone(),
                 address: *address,
-                mac: attached.mac,
+                mac: Some(attached.mac),
                 port: Some(name.clone()),
                 source: NeighborSource::Port,
+                state: NeighborState::Fixed,
+                age_seconds: 0,
             }));
         }
         neighbors.sort_by(|a, b| (&a.network, a.address).cmp(&(&b.network, b.address)));

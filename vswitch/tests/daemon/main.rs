@@ -7,5 +7,6 @@ mod changes;
 mod host;
 mod life;
 mod load;
+mod objects;
 mod streams;
 mod traffic;
