@@ -169,6 +169,7 @@ pub struct Steering {
     maps: Maps,
     tables: Tables,
     attached: BTreeMap<u32, Pair>,
+    tcx: bool,
 }
 
 impl Steering {
@@ -181,7 +182,13 @@ impl Steering {
         std::fs::create_dir_all(pins)?;
         let maps = Maps::adopt(pins)?;
         let tables = Tables::read(&maps)?;
-        Ok(Self { pins: pins.to_owned(), maps, tables, attached: BTreeMap::new() })
+        Ok(Self { pins: pins.to_owned(), maps, tables, attached: BTreeMap::new(), tcx: true })
+    }
+
+    /// Attaches by [`Classifier`] from now on, as on a kernel without tcx.
+    #[must_use]
+    pub fn without_tcx(self) -> Self {
+        Self { tcx: false, ..self }
     }
 
     /// Attaches the programs of a device and its tap, in the place of those that are there. To be called again when the
@@ -212,6 +219,9 @@ impl Steering {
         // The device of a link that cannot be replaced has gone, and another one has its number now.
         if Link::open(&path).and_then(|link| link.replace(&program)).is_ok() {
             return Ok(());
+        }
+        if !self.tcx {
+            return classifier.attach(device, program.as_fd());
         }
         match program.attach(device, TCX_INGRESS, 0) {
             Ok(link) => link.pin(&path),

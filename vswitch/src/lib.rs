@@ -3,6 +3,8 @@
 //! * `worker`: a packet's way in and out; `crew` starts workers and talks to them.
 //! * `manager`: turns the `intent` into what runs. `compile` makes of it what workers go by, `plug` what `devices` are
 //!   asked for, `store` keeps it, `journal` tells what happened.
+//! * `uplink` is the way to the outside and to the host itself, by the host's own devices; `relay` listens where the host
+//!   publishes a port.
 //! * `front`: the API.
 
 pub mod compile;
@@ -16,5 +18,7 @@ pub mod manager;
 pub mod numbers;
 pub mod plug;
 pub mod refusal;
+pub mod relay;
 pub mod store;
+pub mod uplink;
 pub mod worker;

@@ -97,7 +97,7 @@ pub(super) fn configure(
     Ok(())
 }
 
-fn sysctl(ifname: &str, key: &str, value: &str) -> Result<(), Error> {
+pub(super) fn sysctl(ifname: &str, key: &str, value: &str) -> Result<(), Error> {
     let key = format!("ipv6/conf/{ifname}/{key}");
     // Reading first: /proc/sys is read-only in some places where the value is right already.
     match fs::read_to_string(format!("/proc/sys/net/{key}")) {
@@ -144,7 +144,7 @@ fn add_address(netlink: &mut Netlink, index: u32, net: IpNet) -> Result<(), Refu
     there_is_fine(netlink.request(message, NLM_F_CREATE | NLM_F_EXCL))
 }
 
-fn address(index: u32, net: IpNet) -> AddressMessage {
+pub(super) fn address(index: u32, net: IpNet) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.family = family(net.addr());
     message.header.prefix_len = net.prefix_len();

@@ -247,7 +247,7 @@ pub(super) fn keep_at_ingress(netlink: &mut Netlink, index: u32) -> Result<(), R
     }
 }
 
-fn clsact(index: i32) -> TcMessage {
+pub(super) fn clsact(index: i32) -> TcMessage {
     let mut qdisc = TcMessage::with_index(index);
     qdisc.header.parent = TcHandle::CLSACT;
     qdisc.header.handle = TcHandle { major: 0xffff, minor: 0 };

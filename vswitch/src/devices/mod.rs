@@ -28,6 +28,8 @@ use serde::{Deserialize, Serialize};
 
 mod error;
 mod far;
+pub mod follow;
+pub mod host;
 mod jobs;
 mod link;
 mod names;
@@ -42,6 +44,7 @@ pub use error::Error;
 pub use far::FarEnd;
 pub use link::Link;
 pub use names::{IFNAME_MAX, check_ifname, near_name};
+pub(crate) use namespace::enter_the_hosts_mounts;
 pub use namespace::{Identity, Namespace};
 pub use survey::Leftover;
 pub use watch::{LinkEvent, Watch};

@@ -247,14 +247,18 @@ fn in_thread<T: Send>(action: impl FnOnce() -> T + Send) -> Result<T, Error> {
 /// of the switch's namespace, and with it every device, into its grave. The host's mounts are those of process 1, or of
 /// the oldest ancestor within reach; without one the daemon's own have to do.
 fn among_the_hosts_mounts<T: Send>(action: impl FnOnce() -> T + Send) -> Result<T, Error> {
-    let mounts = oldest_ancestors_mounts();
     in_thread(|| {
-        if let Some(mounts) = mounts {
-            // Threads share their root and working directory, and one that does cannot change its mounts.
-            let _ = unshare(CloneFlags::CLONE_FS).and_then(|()| setns(mounts, CloneFlags::CLONE_NEWNS));
-        }
+        enter_the_hosts_mounts();
         action()
     })
+}
+
+/// Has the calling thread, for good, see the host's mounts as [`among_the_hosts_mounts`] has it.
+pub(crate) fn enter_the_hosts_mounts() {
+    if let Some(mounts) = oldest_ancestors_mounts() {
+        // Threads share their root and working directory, and one that does cannot change its mounts.
+        let _ = unshare(CloneFlags::CLONE_FS).and_then(|()| setns(mounts, CloneFlags::CLONE_NEWNS));
+    }
 }
 
 /// Returns the mount namespace of the oldest ancestor that lets us have it, unless the calling thread is in it.
