@@ -17,12 +17,15 @@
 //! Time of death is the latest instant that anyone has shown the table, never earlier than any validation that
 //! found the connection alive: workers' clocks are those of their turns and differ a little.
 //!
-//! **Full.** Capacity is fixed; the limbo has some slots besides. A port has no more connections, and no more half-open ones, than its quotas
-//! say. When a shard is full, the oldest expendable connection (half-open, or over) of the port that has most of them
-//! makes room. An established connection never does; if there is nothing else, the newcomer is refused.
+//! **Full.** Capacity is fixed; some spare slots serve the limbo. A port has no more connections, and no more
+//! half-open ones, than its quotas say; that is looked at first and costs least, so a flood that is refused is no
+//! burden to others. When the table is full, the oldest expendable connection (half-open, or over) of the port that
+//! has most of them makes room. An established connection never does; if there is nothing else, the newcomer is
+//! refused. So is one of the very port that has most, when half of the spare slots are in limbo: the rest is for others.
 //!
-//! **Memory.** 168 bytes a slot with its lock, 8 for lists, and about 15 for the index; with the spare slots
-//! [`Connections::bytes`] is just under 200 for each connection of the capacity.
+//! **Memory.** 168 bytes a slot with its lock, 8 for lists, and about 14 for the index; with the spare slots
+//! [`Connections::bytes`] is just under 200 for each connection of the capacity. Of packets 40 bits are counted, of
+//! bytes 56.
 
 mod entry;
 mod listing;
@@ -30,11 +33,12 @@ mod owners;
 mod sweep;
 mod tcp;
 mod timeouts;
+mod types;
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
-use packet::{Instant, NetworkId, PortId, Tuple, prefetch};
+use packet::{Instant, prefetch};
 
 pub use listing::{Saved, Stats, View};
 pub use owners::PortConnections;
@@ -42,183 +46,25 @@ pub use packet::header::tcp_flags as flags;
 pub use sweep::Ended;
 pub use tcp::{Invalid, State};
 pub use timeouts::Timeouts;
+pub use types::{ConnectionId, Details, Direction, End, Found, Key, NewConnection, Refused, Seen};
 
-use super::index::{Index, MAX_SLOTS, Place, Side};
-use super::nat_ports::PortLease;
-use crate::headers::Segment;
+use super::index::{Index, MAX_SLOTS, Place};
 use entry::{Entry, PackedKey, coarse};
 use owners::{Link, NONE, Owners};
 use sweep::Cursor;
 use tcp::Numbers;
 
+/// Most shards. More of them would be locked by two workers at once less often, and fill less evenly.
+const SHARDS: usize = 32;
 /// How long after its last packet the fast path may still have something to bring home, in coarse units (2 s).
 const SETTLED: u32 = 120;
-
-/// What a direction of a connection is known by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Key {
-    /// The network that its packets come from.
-    pub network: NetworkId,
-    /// What they look like there.
-    pub tuple: Tuple,
-}
-
-/// Relative to the first packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Direction {
-    /// As the first packet went.
-    Original = 0,
-    /// As its answers go.
-    Reply = 1,
-}
-
-impl Direction {
-    /// Returns the other one.
-    #[must_use]
-    pub const fn opposite(self) -> Self {
-        match self {
-            Direction::Original => Direction::Reply,
-            Direction::Reply => Direction::Original,
-        }
-    }
-
-    const fn of(side: Side) -> Self {
-        if side { Direction::Reply } else { Direction::Original }
-    }
-}
-
-/// Names a connection, even after it ended: a slot's next user has another stamp.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ConnectionId {
-    /// Its place in the table; less than 2^23.
-    pub slot: u32,
-    /// Which of the slot's users it is.
-    pub stamp: u32,
-}
-
-/// What the stages decided about a connection; kept and given back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Details {
-    /// The number of the policy rule that admitted it; `u32::MAX`: none.
-    pub rule: u32,
-    /// The number of the rule that translated its destination; `u32::MAX`: none.
-    pub translation: u32,
-    /// Sum of the generations under which it was last validated.
-    pub checked: u32,
-    /// The external port that it holds; to be given back when it has ended.
-    pub nat_port: Option<PortLease>,
-    /// The port that its original direction leaves by.
-    pub peer_port: PortId,
-    /// For the stages.
-    pub flags: u8,
-}
-
-impl Default for Details {
-    fn default() -> Self {
-        Self {
-            rule: u32::MAX,
-            translation: u32::MAX,
-            checked: 0,
-            nat_port: None,
-            peer_port: PortId(0),
-            flags: 0,
-        }
-    }
-}
-
-/// A connection to be made.
-#[derive(Clone, Copy, Debug)]
-pub struct NewConnection {
-    /// As its first packet came.
-    pub original: Key,
-    /// As answers will come.
-    pub reply: Key,
-    /// The port that it counts for: where its first packet came in.
-    pub owner: PortId,
-    /// Its first segment, TCP only. One without SYN picks up a connection that began unseen; it counts as half-open until
-    /// the other side is heard.
-    pub tcp: Option<Segment>,
-    /// How many connections the owner may have,
-    pub quota: u32,
-    /// and how many half-open ones.
-    pub half_open_quota: u32,
-    /// What was decided.
-    pub details: Details,
-}
-
-/// Why a connection was not made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
-    /// Its original key is in use: somebody was faster.
-    Exists,
-    /// Its reply key is in use: another translation is needed.
-    ReplyTaken,
-    /// The table is full and nothing in it can make room.
-    Full,
-    /// Its owner has as many connections as it may have.
-    Quota,
-    /// Its owner has as many half-open connections as it may have.
-    HalfOpen,
-}
-
-/// Why a connection ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum End {
-    /// It had no traffic for too long.
-    Idle,
-    /// It was over, by FIN or RST, and nothing more came.
-    Closed,
-    /// It made room for others.
-    Evicted,
-    /// What is configured now forbids it or treats it differently.
-    Cut,
-    /// Somebody asked for it.
-    Flushed,
-}
-
-/// What a look-up finds.
-#[derive(Clone, Copy, Debug)]
-pub struct Found {
-    /// The connection.
-    pub id: ConnectionId,
-    /// The direction that the key is of.
-    pub direction: Direction,
-    /// As its first packet came.
-    pub original: Key,
-    /// As answers come.
-    pub reply: Key,
-    /// How far it has come.
-    pub state: State,
-    /// What was decided.
-    pub details: Details,
-    /// The port that it counts for.
-    pub owner: PortId,
-}
-
-impl Found {
-    /// Returns what packets of a direction look like when they come.
-    pub const fn key(&self, direction: Direction) -> Key {
-        match direction {
-            Direction::Original => self.original,
-            Direction::Reply => self.reply,
-        }
-    }
-}
-
-/// A packet of the slow path.
-#[derive(Clone, Copy, Debug)]
-pub struct Seen {
-    /// Its length.
-    pub bytes: u32,
-    /// Its segment, TCP only; `None` for a later fragment too.
-    pub tcp: Option<Segment>,
-}
 
 /// What is guarded by a shard's lock, besides its part of the index.
 #[derive(Debug)]
 struct Shard {
     free: u32,
+    /// Connections alive that the table's count contains.
+    told: u32,
     limbo_head: u32,
     limbo_tail: u32,
     created: u64,
@@ -244,6 +90,10 @@ pub struct Connections {
     slots_per_shard: u32,
     /// Most connections alive in a shard.
     live_limit: u32,
+    /// Connections alive, as far as shards have told, and the most of them.
+    live: AtomicI64,
+    capacity: i64,
+    told_every: u32,
     owners: Owners,
     timeouts: Timeouts,
     /// Indexed by worker; coarse.
@@ -262,11 +112,11 @@ impl Connections {
     /// When the capacity is beyond about 7.8 million, which a slot's 23 bits can name.
     pub fn new(capacity: usize, workers: usize, ports: usize, timeouts: Timeouts, seed: [u64; 2]) -> Self {
         let capacity = capacity.max(1);
-        let shards = (capacity / 256).next_power_of_two().clamp(1, 64);
+        let shards = (capacity / 256).next_power_of_two().clamp(1, SHARDS);
         let even = capacity.div_ceil(shards);
-        // Hashes fill shards unevenly: a little more than the mean in each, and a reserve for the limbo.
-        let live_limit = if shards == 1 { even } else { even + even / 64 + 8 };
-        let slots_per_shard = live_limit + even / 40 + 8;
+        // Hashes fill shards unevenly: three standard deviations above the mean each, and a reserve for the limbo.
+        let live_limit = if shards == 1 { even } else { even + 3 * even.isqrt() };
+        let slots_per_shard = live_limit + even / 50 + 8;
         let slots = slots_per_shard * shards;
         assert!(slots <= MAX_SLOTS, "{capacity} connections are more than a slot number can name");
         let count = |n: usize| u32::try_from(n).expect("slots are 23 bits");
@@ -278,6 +128,7 @@ impl Connections {
             }
             let shard = Shard {
                 free: count(range.start),
+                told: 0,
                 limbo_head: NONE,
                 limbo_tail: NONE,
                 created: 0,
@@ -292,6 +143,9 @@ impl Connections {
             links,
             slots_per_shard: count(slots_per_shard),
             live_limit: count(live_limit),
+            live: AtomicI64::new(0),
+            capacity: i64::from(count(capacity)),
+            told_every: count(even / 256).max(1),
             owners: Owners::new(ports),
             timeouts,
             passed: (0..workers).map(|_| AtomicU64::new(u64::MAX)).collect(),
@@ -338,7 +192,7 @@ impl Connections {
         let [original, reply] = places;
         let at = self.show(now);
         let home = &self.shards[original.shard];
-        if home.live.load(Ordering::Relaxed) >= self.live_limit && !self.evict() {
+        if self.is_full(home) && !self.make_room(new.owner, home) {
             self.full.fetch_add(1, Ordering::Relaxed);
             return Err(Refused::Full);
         }
@@ -359,7 +213,7 @@ impl Connections {
             prefetch(next);
         }
         shard.created += 1;
-        home.live.store(home.live.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        self.count(original.shard, &mut shard, 1);
         let mut entry = self.lock(slot);
         let stamp = entry.stamp.wrapping_add(1);
         // Alive only now that both words are there: whoever sees one sees the other.

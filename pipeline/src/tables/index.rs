@@ -8,7 +8,7 @@
 //! takes none and may meet a word that is just coming or going, so what it names has to be checked behind
 //! the slot's lock.
 //!
-//! Made for at most [`MAX_SLOTS`]; at three fifths full when all slots are in use.
+//! Made for at most [`MAX_SLOTS`]; at two thirds full when all slots are in use.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -19,8 +19,8 @@ pub(in crate::tables) const MAX_SLOTS: usize = (1 << SLOT_BITS) - 1;
 
 const SLOT_BITS: u32 = 23;
 const WORDS: usize = 15;
-/// Words in a bucket when all slots are in use: with nine of fifteen on average, one bucket in forty overflows.
-const LOAD: usize = 9;
+/// Words in a bucket when all slots are in use: with ten of fifteen on average, one bucket in twenty overflows.
+const LOAD: usize = 10;
 const EMPTY: u32 = u32::MAX;
 
 #[repr(C, align(64))]

@@ -73,7 +73,7 @@ impl Connections {
     pub fn stats(&self) -> Stats {
         let mut stats = Stats {
             half_open: self.owners.half_open(),
-            capacity: self.live_limit as usize * self.shards.len(),
+            capacity: usize::try_from(self.capacity).unwrap_or(0),
             full: self.full.load(Ordering::Relaxed),
             ..Stats::default()
         };

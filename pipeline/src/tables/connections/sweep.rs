@@ -7,7 +7,7 @@ use packet::{Instant, PortId};
 
 use super::entry::{Entry, between, coarse};
 use super::owners::NONE;
-use super::{ConnectionId, Connections, Details, End, Key, State};
+use super::{ConnectionId, Connections, Details, End, Guarded, Key, Shard, State};
 
 /// How often a full table looks for one that can make room.
 const EVICTION_TRIES: usize = 4;
@@ -127,17 +127,43 @@ impl Connections {
         shard.limbo_tail = slot;
         shard.ended[why as usize] += 1;
         let guarded = &self.shards[number];
-        guarded.live.store(guarded.live.load(Ordering::Relaxed) - 1, Ordering::Relaxed);
+        self.count(number, &mut shard, -1);
         guarded.limbo.store(guarded.limbo.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         true
     }
 
-    /// Has an expendable connection make room; false when there is none.
-    pub(super) fn evict(&self) -> bool {
-        (0..EVICTION_TRIES).any(|_| {
-            let slot = self.owners.pop(&self.links);
-            slot.is_some_and(|slot| self.end(slot, End::Evicted, |entry| entry.state.is_expendable()))
-        })
+    /// Says whether the table is full, as far as a connection at home in this shard is concerned.
+    #[inline]
+    pub(super) fn is_full(&self, home: &Guarded) -> bool {
+        self.live.load(Ordering::Relaxed) >= self.capacity
+            || home.live.load(Ordering::Relaxed) >= self.live_limit
+    }
+
+    /// Has an expendable connection make room for one of `newcomer`; false when there is none. The dead do not leave at
+    /// once: the port that has most keeps half of the spare slots free for others.
+    #[cold]
+    pub(super) fn make_room(&self, newcomer: PortId, home: &Guarded) -> bool {
+        let scarce = home.limbo.load(Ordering::Relaxed) * 2 >= self.slots_per_shard - self.live_limit;
+        for _ in 0..EVICTION_TRIES {
+            let most = self.owners.heaviest().filter(|most| !scarce || *most != newcomer);
+            let Some(slot) = most.and_then(|most| self.owners.pop(&self.links, most)) else { return false };
+            if self.end(slot, End::Evicted, |entry| entry.state.is_expendable()) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Counts a connection more or less in a shard, and in the table now and then.
+    pub(super) fn count(&self, number: usize, shard: &mut Shard, change: i32) {
+        let live = &self.shards[number].live;
+        let now = live.load(Ordering::Relaxed).wrapping_add_signed(change);
+        live.store(now, Ordering::Relaxed);
+        let untold = i64::from(now) - i64::from(shard.told);
+        if untold.unsigned_abs() >= u64::from(self.told_every) {
+            shard.told = now;
+            self.live.fetch_add(untold, Ordering::Relaxed);
+        }
     }
 
     /// Takes the slot that has been in limbo longest out of it, if every worker has passed its death.

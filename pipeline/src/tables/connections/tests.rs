@@ -3,11 +3,12 @@
 use std::cell::RefCell;
 use std::time::Duration;
 
-use packet::Address;
 use packet::header::protocol::{ICMP, TCP, UDP};
 use packet::header::tcp_flags::{ACK, FIN, RST, SYN};
+use packet::{Address, NetworkId, PortId, Tuple};
 
 use super::*;
+use crate::headers::Segment;
 
 mod model;
 mod threads;
@@ -267,6 +268,27 @@ fn the_port_with_most_half_open_connections_makes_room() {
     assert!(kept.iter().all(|id| table.get(*id).is_some()), "what is answered stays");
     assert!(table.stats().open <= 10);
     let _ = own;
+}
+
+#[test]
+fn among_a_thousand_ports_the_flooding_one_makes_room() {
+    let table = Connections::new(2000, 1, 1024, Timeouts::default(), SEED);
+    let modest: Vec<_> = (0..100u16)
+        .map(|n| table.create(&plain(n.into(), UDP, PortId(n * 10)), at(1)).expect("room"))
+        .collect();
+    for n in 1000..50_000 {
+        // Spare slots are for the dead; only a sweep frees them.
+        let _ = table.create(&plain(n, UDP, PortId(707)), at(1));
+        table.sweep(0, at(1), 4, &mut |_: &Ended| {});
+    }
+    for n in 0..100 {
+        table.create(&plain(100_000 + n, UDP, PortId(3)), at(2)).expect("the flood makes room");
+        table.sweep(0, at(2), 4, &mut |_: &Ended| {});
+    }
+    assert!(modest.iter().all(|id| table.get(*id).is_some()), "others keep even their only half-open one");
+    assert_eq!(table.port(PortId(3)).half_open, 100);
+    let stats = table.stats();
+    assert!(stats.open <= stats.capacity && stats.full == 0, "{stats:?}");
 }
 
 #[test]

@@ -171,7 +171,7 @@ fn a_full_table_refuses() {
 fn two_threads_never_get_one_port() {
     let ports = ports(4096);
     let pool = pool(40_000, 40_199);
-    let taken: [std::sync::atomic::AtomicU32; 200] = std::array::from_fn(|_| 0.into());
+    let taken: [AtomicU32; 200] = std::array::from_fn(|_| 0.into());
     std::thread::scope(|scope| {
         for host in 1..=2 {
             let (ports, taken) = (&ports, &taken);

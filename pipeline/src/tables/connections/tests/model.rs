@@ -54,7 +54,7 @@ fn new(original: u32, reply: u32, owner: u16) -> NewConnection {
 }
 
 /// What `create` has to answer, and who makes room for it.
-fn expect(twins: &[Twin], new: &NewConnection, limbo_room: bool) -> (Option<Refused>, Option<ConnectionId>) {
+fn expect(twins: &[Twin], new: &NewConnection, slots: usize) -> (Option<Refused>, Option<ConnectionId>) {
     let alive = || twins.iter().filter(|twin| twin.died.is_none());
     let of = |owner| alive().filter(move |twin| twin.new.owner == owner);
     let half_open = |owner| of(owner).filter(|twin| !twin.replied).count();
@@ -68,6 +68,10 @@ fn expect(twins: &[Twin], new: &NewConnection, limbo_room: bool) -> (Option<Refu
     if alive().count() >= CAPACITY {
         // Of ports with equally many the last is asked.
         let most = (0..4).map(PortId).max_by_key(|port| half_open(*port)).expect("four");
+        let limbo = twins.iter().filter(|twin| twin.died.is_some()).count();
+        if limbo * 2 >= slots - CAPACITY && most == new.owner {
+            return (Some(Refused::Full), None);
+        }
         let oldest = of(most).filter(|twin| !twin.replied).min_by_key(|twin| twin.since);
         match oldest {
             Some(twin) => victim = Some(twin.id),
@@ -79,7 +83,7 @@ fn expect(twins: &[Twin], new: &NewConnection, limbo_room: bool) -> (Option<Refu
     let refused = match () {
         () if taken(new.original) => Some(Refused::Exists),
         () if taken(new.reply) => Some(Refused::ReplyTaken),
-        () if !limbo_room => Some(Refused::Full),
+        () if twins.len() >= slots => Some(Refused::Full),
         () => None,
     };
     (refused, victim)
@@ -104,7 +108,7 @@ proptest! {
             match op {
                 Op::Create { original, reply, owner } => {
                     let new = new(original, reply, owner);
-                    let (refused, victim) = expect(&twins, &new, twins.len() < slots);
+                    let (refused, victim) = expect(&twins, &new, slots);
                     for twin in &mut twins {
                         if Some(twin.id) == victim { twin.died = Some(unit); }
                     }
