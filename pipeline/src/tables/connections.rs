@@ -49,7 +49,7 @@ pub use timeouts::Timeouts;
 pub use types::{ConnectionId, Details, Direction, End, Found, Key, NewConnection, Refused, Seen};
 
 use super::index::{Index, MAX_SLOTS, Place};
-use entry::{Entry, PackedKey, coarse};
+use entry::{Entry, PackedKey, coarse, units_between};
 use owners::{Link, NONE, Owners};
 use sweep::Cursor;
 use tcp::Numbers;
@@ -264,7 +264,7 @@ impl Connections {
         let before = entry.state;
         let after = match (&packet.tcp, before, direction) {
             (Some(segment), _, _) => {
-                let quiet = at.wrapping_sub(entry.seen) > SETTLED;
+                let quiet = units_between(entry.seen, at) > SETTLED;
                 match entry.numbers.step(before, direction, segment, quiet) {
                     Ok(state) => state,
                     Err(why) => {
@@ -279,8 +279,8 @@ impl Connections {
             (None, State::Unreplied, Direction::Reply) => State::Replied,
             _ => before,
         };
-        let at = if (before, after) == (State::Reset, State::Reset) { entry.seen } else { at };
         // A connection that a RST ended does not live on by packets that are still under way.
+        let at = if (before, after) == (State::Reset, State::Reset) { entry.seen } else { at };
         entry.count(direction, 1, u64::from(packet.bytes), at);
         self.settle(&mut entry, id.slot, after);
         Ok(after)
@@ -301,7 +301,7 @@ impl Connections {
         }
         // What was counted before a doubtful RST says nothing about it, and a connection that a genuine one ended does
         // not live on by packets that are still under way.
-        let doubted = entry.state == State::Doubted && at.wrapping_sub(entry.seen) <= SETTLED;
+        let doubted = entry.state == State::Doubted && units_between(entry.seen, at) <= SETTLED;
         if doubted || entry.state == State::Reset {
             entry.counts[direction as usize].add(packets, bytes);
             return true;
@@ -311,6 +311,7 @@ impl Connections {
         let after = match (entry.state, direction) {
             (State::Unreplied, Direction::Reply) => State::Replied,
             (State::PickedUp, Direction::Reply) => State::Established,
+            (State::SynReceived, Direction::Original) => State::Established,
             (State::Doubted, _) => entry.numbers.established(),
             (state, _) => state,
         };

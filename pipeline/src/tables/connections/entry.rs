@@ -16,10 +16,16 @@ pub(super) const fn coarse(now: Instant) -> u64 {
     now.as_nanos() >> UNIT
 }
 
+/// Returns the units between two coarse instants; none when `from` is later, as another worker's clock may be.
+#[inline]
+pub(super) fn units_between(from: u32, to: u32) -> u32 {
+    let units = to.wrapping_sub(from);
+    if units > u32::MAX / 2 { 0 } else { units }
+}
+
 /// Returns the time between two coarse instants; none when `from` is later.
 pub(super) fn between(from: u32, to: u32) -> Duration {
-    let units = to.wrapping_sub(from);
-    if units > u32::MAX / 2 { Duration::ZERO } else { Duration::from_nanos(u64::from(units) << UNIT) }
+    Duration::from_nanos(u64::from(units_between(from, to)) << UNIT)
 }
 
 /// A key in 40 bytes.
@@ -156,9 +162,6 @@ impl Entry {
     /// Counts packets and notes when they were.
     pub(super) fn count(&mut self, direction: Direction, packets: u32, bytes: u64, at: u32) {
         self.counts[direction as usize].add(packets, bytes);
-        // Workers' clocks differ a little; the latest counts.
-        if at.wrapping_sub(self.seen) <= u32::MAX / 2 {
-            self.seen = at;
-        }
+        self.seen = self.seen.wrapping_add(units_between(self.seen, at));
     }
 }

@@ -355,6 +355,24 @@ fn a_doubtful_reset_is_disproved_by_traffic() {
 }
 
 #[test]
+fn a_worker_whose_clock_is_behind_changes_no_judgement() {
+    let table = table(10, 1);
+    let id = established(&table, 1);
+    let carried = |now| table.fold(id.slot, Direction::Reply, 1, 60, now);
+    assert!(carried(at(100)) && carried(at(99)));
+    let reset = Segment { flags: RST, sequence: 77_000_000, ..SYN_SEGMENT };
+    let reset = Seen { bytes: 40, tcp: Some(reset) };
+    // As seen from before the last packet, nothing has been quiet for long.
+    assert_eq!(table.track(id, Direction::Reply, reset, at(99)), Ok(State::Doubted));
+    assert!(carried(at(98)));
+    assert_eq!(table.get(id).map(|found| found.state), Some(State::Doubted));
+    assert!(carried(at(103)));
+    assert_eq!(table.get(id).map(|found| found.state), Some(State::Established));
+    sweep(&table, at(98));
+    assert!(table.get(id).is_some());
+}
+
+#[test]
 fn what_is_exported_can_be_imported() {
     let (before, after) = (table(100, 1), table(100, 1));
     established(&before, 1);
