@@ -5,7 +5,7 @@
 //! malformed (RFC 4942, 2.2) and never gets this far.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// An IPv4 or IPv6 address in 16 bytes. Orders as a number, IPv4 within `::ffff:0:0/96`.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -203,6 +203,15 @@ impl Tuple {
             destination_port: self.source_port,
             protocol: self.protocol,
         }
+    }
+}
+
+impl fmt::Display for Tuple {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let end = |address: Address, port| SocketAddr::new(address.ip(), port);
+        let (source, destination) =
+            (end(self.source, self.source_port), end(self.destination, self.destination_port));
+        write!(f, "{source} -> {destination} protocol {}", self.protocol)
     }
 }
 

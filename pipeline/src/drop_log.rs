@@ -3,6 +3,8 @@
 //! A ring from one worker to the manager. Records that find it full are lost and counted: watching never slows
 //! the worker down. Nothing is written while nobody watches.
 
+use std::sync::Arc;
+
 use packet::{Frame, Instant, PortId};
 use rtrb::{Consumer, Producer, RingBuffer};
 
@@ -12,7 +14,7 @@ use crate::drop_reason::DropReason;
 pub const HEAD_LEN: usize = 96;
 
 /// One dropped frame.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct DropRecord {
     /// When.
     pub time: Instant,
@@ -20,6 +22,8 @@ pub struct DropRecord {
     pub port: PortId,
     /// Why.
     pub reason: DropReason,
+    /// The rule or published port that said so.
+    pub because: Option<Arc<str>>,
     /// Length of the whole frame.
     pub len: u32,
     head: [u8; HEAD_LEN],
@@ -52,13 +56,20 @@ impl DropLog {
     }
 
     /// Writes a record about a frame.
-    pub fn record(&mut self, frame: &Frame, port: PortId, reason: DropReason, time: Instant) {
+    pub fn record(
+        &mut self,
+        frame: &Frame,
+        port: PortId,
+        reason: DropReason,
+        because: Option<Arc<str>>,
+        time: Instant,
+    ) {
         let bytes = frame.bytes();
         let mut head = [0; HEAD_LEN];
         let kept = bytes.len().min(HEAD_LEN);
         head[..kept].copy_from_slice(&bytes[..kept]);
         let len = u32::try_from(bytes.len()).expect("a chunk is smaller than 4 GiB");
-        if self.ring.push(DropRecord { time, port, reason, len, head }).is_err() {
+        if self.ring.push(DropRecord { time, port, reason, because, len, head }).is_err() {
             self.lost += 1;
         }
     }

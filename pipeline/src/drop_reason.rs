@@ -45,8 +45,28 @@ drop_reasons! {
     Loop = "loop",
     /// There is no other port in the network and VLAN that the frame could be flooded to.
     NoListener = "no_listener",
-    /// It is for the gateway's MAC, and the network is not routed.
+    /// No route leads to the destination, or it is for the gateway's MAC and the network is not routed.
     NoRoute = "no_route",
+    /// A blackhole route leads to the destination.
+    Blackhole = "blackhole",
+    /// Its time to live or hop limit ran out.
+    Ttl = "ttl",
+    /// A policy, or the default between networks, forbids it.
+    Policy = "policy",
+    /// It belongs to no connection and cannot begin one: a TCP segment out of the blue, an error about nothing.
+    InvalidState = "invalid_state",
+    /// The table of connections is full, and no unanswered one could make room.
+    TableFull = "table_full",
+    /// The port has as many connections as it may have.
+    Quota = "quota",
+    /// The port has as many unanswered connections as it may have.
+    HalfOpen = "half_open",
+    /// Every port of the address it would leave by is taken.
+    SnatExhausted = "snat_exhausted",
+    /// A fragment that overlaps others, is too small, or for which there is no room or no first one in time.
+    Fragment = "fragment",
+    /// Nobody answered for the address of the next hop, or too many packets wait for it.
+    Unresolved = "unresolved",
     /// It is longer than the MTU of the port it would leave by.
     Mtu = "mtu",
     /// The port it came from or would leave by is down, disabled or gone.

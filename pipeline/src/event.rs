@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use packet::{NetworkId, PortId};
+use packet::{Address, NetworkId, PortId};
 
 use crate::tables::StationKey;
 
@@ -22,6 +22,13 @@ pub enum Event {
         to: PortId,
         /// It moves too often and stays where it was.
         held: bool,
+    },
+    /// The host's kernel is to find out who has an address: packets wait for it.
+    Resolve {
+        /// The device's port.
+        port: PortId,
+        /// The address.
+        address: Address,
     },
     /// A loop probe came back: the two ports are wired together outside the switch.
     LoopSeen {

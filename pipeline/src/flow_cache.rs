@@ -14,6 +14,8 @@
 //!
 //! Capacity is fixed; a full cache forgets, and a forgotten flow walks the stages again.
 
+pub(crate) mod routed;
+
 use std::time::Duration;
 
 use packet::{Instant, PortId, prefetch};

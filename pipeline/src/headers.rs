@@ -179,6 +179,11 @@ impl Headers {
         Some(IcmpHeader::LEN)
     }
 
+    /// Says whether it is a fragment: not all of a packet.
+    pub fn is_fragment(&self) -> bool {
+        self.fragment != Fragment::No
+    }
+
     /// Says whether it is an ICMP message that reports an error and so carries the packet that caused it.
     pub fn is_icmp_error(&self) -> bool {
         match self.icmp {

@@ -1,64 +1,175 @@
 //! The slow path: walks the stages and carries out what they decided.
 //!
-//! The stages only look. Here their effects happen, in one place: stations are learned, tokens taken, copies and
-//! answers made; the decision goes into the flow cache. A packet that is dropped has no effect but its counter.
+//! The stages only look. Here their effects happen, in one place: stations are learned, tokens taken, connections made,
+//! copies and answers sent; the decision goes into the flow cache. A packet that is dropped has no effect but its
+//! counter, and the end of a connection that is not allowed any more.
 
-use packet::{Frame, FramePool, Instant, PortId};
+mod fragment;
+mod route;
+
+use std::sync::Arc;
+
+use packet::{Frame, PortId};
 
 use crate::flow_cache::{FlowKey, StationRef, Tick, Transform};
+use crate::headers::Headers;
+use crate::hit::AnyKey;
 use crate::stages::{loops::Probe, output};
-use crate::tables::{LearnLimits, Learned, StationKey};
+use crate::tables::connections::End;
+use crate::tables::{Kind, LearnLimits, Learned, StationKey};
 use crate::walk::{Answer, Decision, Effect, Packet, Shape, Step, View, Walk};
-use crate::{DropReason, Event, Flow, Outputs, Pipeline, Snapshot, answer, walk_stages};
+use crate::{DropReason, Event, Flow, Pipeline, Snapshot, Turn, answer, walk_stages};
+
+/// How often a walk begins anew before the packet is dropped: for a connection that ends, for another worker that
+/// was faster, for a port that turns out to be in use with just this destination.
+const ATTEMPTS: u32 = 64;
+/// ICMP errors and resets a second that one port's packets may cause (RFC 1812, 4.3.2.8; RFC 4443, 2.4 f).
+const REFUSALS_A_SECOND: u32 = 1000;
+
+/// Why a packet died, and the rule or published port that said so.
+#[derive(Clone, Debug)]
+pub(crate) struct Death {
+    pub(crate) reason: DropReason,
+    pub(crate) because: Option<Arc<str>>,
+}
+
+impl From<DropReason> for Death {
+    fn from(reason: DropReason) -> Self {
+        Self { reason, because: None }
+    }
+}
+
+/// What a walk led to.
+pub(crate) struct Decided {
+    pub(crate) walk: Walk,
+    /// The connection that the packet belongs to, and what its state allows.
+    pub(crate) connection: Option<route::Joined>,
+}
 
 impl Pipeline {
     /// Decides a packet that the cache knows nothing of.
-    pub(crate) fn miss(
+    pub(crate) fn miss(&mut self, frame: Frame, flow: &Flow, from: PortId, turn: &mut Turn<'_>) {
+        self.counters().ledger.cache_misses.add(1);
+        let headers = match self.headers(&frame, from) {
+            Ok(headers) => headers,
+            Err(reason) => return self.drop_frame(frame, from, reason.into(), turn),
+        };
+        match headers.filter(Headers::is_fragment) {
+            Some(headers) => self.fragment(frame, headers, from, turn),
+            None => self.walk_and_send(frame, headers, flow, from, turn),
+        }
+    }
+
+    /// Reads the headers of a packet that may be routed. One that is only bridged may have any.
+    fn headers(&self, frame: &Frame, from: PortId) -> Result<Option<Headers>, DropReason> {
+        if !crate::hit::concerns(frame.bytes(), &self.snapshot.ingress(from)) {
+            return Ok(None);
+        }
+        Headers::of(frame.bytes()).map_err(|_| DropReason::Malformed)
+    }
+
+    /// Walks, and does to the frame what was decided.
+    pub(crate) fn walk_and_send(
         &mut self,
         frame: Frame,
+        headers: Option<Headers>,
         flow: &Flow,
         from: PortId,
-        outputs: &mut Outputs,
-        pool: &mut FramePool,
-        now: Instant,
+        turn: &mut Turn<'_>,
     ) {
-        self.counters().ledger.cache_misses.add(1);
-        match self.decide(&frame, from, now) {
-            Err(reason) => {
-                if reason == DropReason::Loop {
+        let Decided { walk, connection } = match self.decide(&frame, headers, from, turn) {
+            Ok(decided) => decided,
+            Err(death) => {
+                if death.reason == DropReason::Loop {
                     self.report_loop(&frame, from);
                 }
-                self.drop_frame(frame, from, reason, pool, now);
+                return self.drop_frame(frame, from, death, turn);
             }
-            Ok(walk) => match walk.decision {
-                Decision::Forward { transform, station } => {
-                    if let Some(source) = walk.source.filter(|_| flow.key != FlowKey::NONE) {
-                        let generation = self.snapshot.ingress(from).generation;
-                        let now = Tick::at(now);
-                        if self.cache.insert(flow.key, generation, source, station, transform, now) {
-                            self.counters().ledger.cache_entries.add(1);
-                        }
-                    }
-                    self.send(frame, transform, from, outputs, pool, now);
+        };
+        match walk.decision {
+            Decision::Forward { transform, station } => {
+                match (flow.any, connection) {
+                    (AnyKey::None, None) => self.keep_bridged(flow, &walk, station, transform, from, turn),
+                    (key, Some(joined)) => self.keep_tracked(key, &joined, station, transform, from, turn),
+                    _ => {}
                 }
-                Decision::Flood => self.flood(frame, &walk, from, outputs, pool, now),
-                Decision::Answer(answer) => self.answer(frame, answer, from, outputs, pool, now),
-                Decision::Pending => unreachable!("the output stage ends every walk"),
-            },
+                self.send(frame, transform, from, turn);
+            }
+            Decision::Route { .. } => self.route(frame, flow, &walk, connection, from, turn),
+            Decision::Flood => self.flood(frame, &walk, from, turn),
+            Decision::Answer(answer) => {
+                self.counters().ledger.consumed.add(1);
+                self.answer(frame, answer, from, turn);
+            }
+            Decision::Refuse(reason, answer) => self.refuse(frame, reason, walk.because, answer, from, turn),
+            Decision::Hold(neighbor) => self.hold(frame, neighbor, from, turn),
+            Decision::HandBack => {
+                let transform = Transform { to: from, ..Transform::default() };
+                self.send(frame, transform, from, turn);
+            }
+            Decision::Consume => {
+                self.counters().ledger.consumed.add(1);
+                turn.pool.free(frame);
+            }
+            Decision::Pending => unreachable!("the output stage ends every walk"),
+        }
+    }
+
+    fn keep_bridged(
+        &mut self,
+        flow: &Flow,
+        walk: &Walk,
+        station: StationRef,
+        transform: Transform,
+        from: PortId,
+        turn: &Turn<'_>,
+    ) {
+        if let Some(source) = walk.source.filter(|_| flow.key != FlowKey::NONE) {
+            let generation = self.snapshot.ingress(from).generation;
+            if self.cache.insert(flow.key, generation, source, station, transform, Tick::at(turn.now)) {
+                self.counters().ledger.cache_entries.add(1);
+            }
         }
     }
 
     /// Walks the stages and carries out their effects.
-    fn decide(&mut self, frame: &Frame, from: PortId, now: Instant) -> Result<Walk, DropReason> {
-        let snapshot = &*self.snapshot;
-        let packet = Packet::new(frame, from).ok_or(DropReason::Malformed)?;
-        let port = snapshot.port(from).filter(|port| port.up).ok_or(DropReason::PortDown)?;
-        let network = snapshot.network(port.network).ok_or(DropReason::PortDown)?;
-        let view = View { snapshot, tables: &self.tables, port, network, now };
-        let mut walk = Walk::new(port.network);
-        if let Step::Drop(reason) = walk_stages(&packet, &view, &mut walk) {
-            return Err(reason);
+    fn decide(
+        &mut self,
+        frame: &Frame,
+        headers: Option<Headers>,
+        from: PortId,
+        turn: &Turn<'_>,
+    ) -> Result<Decided, Death> {
+        let mut ended = None;
+        for attempt in 0..ATTEMPTS {
+            let packet = Packet::new(frame, from).ok_or(DropReason::Malformed)?;
+            let view = View::of(&self.snapshot, &self.tables, from, turn.now).ok_or(DropReason::PortDown)?;
+            let mut walk = Walk { attempt, ended, ..Walk::new(view.port.network, headers) };
+            let step = walk_stages(&packet, &view, &mut walk);
+            if let Some(id) = walk.ended {
+                self.tables.connections.kill(id, End::Cut);
+            }
+            match step {
+                Step::Drop(reason) => return Err(Death { reason, because: walk.because.take() }),
+                Step::Again => {
+                    ended = walk.ended;
+                    continue;
+                }
+                Step::Next | Step::Done => {}
+            }
+            self.carry_out(&mut walk, from, turn)?;
+            match self.join(&walk, frame, from, turn) {
+                Ok(connection) => return Ok(Decided { walk, connection }),
+                Err(route::Refusal::Retry) => {}
+                Err(route::Refusal::Drop(reason)) => return Err(reason.into()),
+            }
         }
+        Err(DropReason::SnatExhausted.into())
+    }
+
+    /// Carries out the effects that concern stations and neighbours.
+    fn carry_out(&mut self, walk: &mut Walk, from: PortId, turn: &Turn<'_>) -> Result<(), DropReason> {
+        let now = turn.now;
         // What can still refuse the packet comes before what lasts.
         for effect in walk.effects() {
             if let Effect::StormToken { rate } = effect
@@ -68,73 +179,94 @@ impl Pipeline {
             }
         }
         for effect in walk.effects() {
-            if let Effect::Learn(key) = effect {
-                let limits = LearnLimits { port: port.stations, network: network.stations };
-                let learned = self.tables.fdb.learn(key, from, limits, now);
-                walk.source = note(learned, key, from, |event| {
-                    if !self.events.push(event) {
-                        self.tables.counters(self.worker).ledger.events_lost.add(1);
-                    }
-                });
+            match effect {
+                Effect::StormToken { .. } => {}
+                Effect::Learn(key) => walk.source = self.learn(key, from, turn),
+                Effect::Meet { neighbor, mac, asks } => {
+                    let kind = if asks { Kind::Asker } else { Kind::Learned };
+                    self.tables.neighbors.set(neighbor, mac, from, kind, now);
+                }
             }
         }
-        Ok(walk)
+        Ok(())
+    }
+
+    fn learn(&mut self, key: StationKey, from: PortId, turn: &Turn<'_>) -> Option<StationRef> {
+        let port = self.snapshot.port(from)?;
+        let network = self.snapshot.network(port.network)?;
+        let limits = LearnLimits { port: port.stations, network: network.stations };
+        let learned = self.tables.fdb.learn(key, from, limits, turn.now);
+        note(learned, key, from, |event| {
+            if !self.events.push(event) {
+                self.tables.counters(self.worker).ledger.events_lost.add(1);
+            }
+        })
     }
 
     /// Sends a copy to every other port of the network that carries the VLAN; the last gets the frame itself.
-    fn flood(
-        &mut self,
-        frame: Frame,
-        walk: &Walk,
-        from: PortId,
-        outputs: &mut Outputs,
-        pool: &mut FramePool,
-        now: Instant,
-    ) {
+    fn flood(&mut self, frame: Frame, walk: &Walk, from: PortId, turn: &mut Turn<'_>) {
         let Some(shape) = Packet::new(&frame, from).map(|packet| packet.shape()) else {
-            return self.drop_frame(frame, from, DropReason::Malformed, pool, now);
+            return self.drop_frame(frame, from, DropReason::Malformed.into(), turn);
         };
         let mut last = None;
         for n in 0..self.snapshot.members(walk.network).len() {
             let Some(next) = target(&self.snapshot, n, shape, walk, from) else { continue };
             if let Some(to) = last.replace(next) {
                 self.counters().ledger.created.add(1);
-                match pool.copy(&frame) {
-                    Some(copy) => self.send(copy, to, from, outputs, pool, now),
+                match turn.pool.copy(&frame) {
+                    Some(copy) => self.send(copy, to, from, turn),
                     // It counts as made and lost, at the port it was for.
                     None => self.counters().drop(to.to, DropReason::NoMemory),
                 }
             }
         }
         match last {
-            Some(to) => self.send(frame, to, from, outputs, pool, now),
-            None => self.drop_frame(frame, from, DropReason::NoListener, pool, now),
+            Some(to) => self.send(frame, to, from, turn),
+            None => self.drop_frame(frame, from, DropReason::NoListener.into(), turn),
         }
     }
 
     /// Turns the question into its answer and sends it back.
-    fn answer(
+    fn answer(&mut self, mut frame: Frame, answer: Answer, from: PortId, turn: &mut Turn<'_>) {
+        self.counters().ledger.created.add(1);
+        if answer::write(&mut frame, answer).is_none() {
+            return self.drop_frame(frame, from, DropReason::NoMemory.into(), turn);
+        }
+        let transform = Transform { to: from, ..Transform::default() };
+        self.send(frame, transform, from, turn);
+    }
+
+    /// Drops a packet and tells its sender, if and as often as that may be told.
+    pub(crate) fn refuse(
         &mut self,
         mut frame: Frame,
+        reason: DropReason,
+        because: Option<Arc<str>>,
         answer: Answer,
         from: PortId,
-        outputs: &mut Outputs,
-        pool: &mut FramePool,
-        now: Instant,
+        turn: &mut Turn<'_>,
     ) {
-        if answer::write(&mut frame, answer).is_none() {
-            return self.drop_frame(frame, from, DropReason::NoMemory, pool, now);
+        let death = Death { reason, because };
+        if !self.tables.refusals(from).take(REFUSALS_A_SECOND, turn.now) {
+            return self.drop_frame(frame, from, death, turn);
         }
-        self.counters().ledger.consumed.add(1);
+        self.count_drop(&frame, from, &death, turn);
+        if answer::write(&mut frame, answer).is_none() {
+            return turn.pool.free(frame);
+        }
         self.counters().ledger.created.add(1);
         let transform = Transform { to: from, ..Transform::default() };
-        self.send(frame, transform, from, outputs, pool, now);
+        self.send(frame, transform, from, turn);
     }
 
     fn report_loop(&mut self, frame: &Frame, from: PortId) {
         let probe = Packet::new(frame, from).and_then(|packet| Probe::decode(&packet, self.tables.cookie()));
         let Some(Probe { network, port }) = probe else { return };
-        if !self.events.push(Event::LoopSeen { network, sent_by: port, seen_at: from }) {
+        self.tell(Event::LoopSeen { network, sent_by: port, seen_at: from });
+    }
+
+    pub(crate) fn tell(&mut self, event: Event) {
+        if !self.events.push(event) {
             self.counters().ledger.events_lost.add(1);
         }
     }

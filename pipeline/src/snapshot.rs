@@ -4,204 +4,37 @@
 //! turns. It is a tree of `Arc`s, so a change rebuilds only the part it touches. What the packet path reads of
 //! every packet is also laid out flat, in [`Ingress`] and [`Egress`], indexed by port.
 //!
-//! A cached decision names the generation of the network that it was made under. The manager raises that
-//! number when anything about the network or its ports changes; the number travels inside the snapshot, so no
-//! worker can pair an old snapshot with a new generation.
+//! A cached decision names the generation that it was made under, and is made again when that number was raised. The
+//! number travels inside the snapshot, so no worker can pair an old snapshot with a new generation. What is
+//! bridged names its network's generation: anything about the network or its ports raises it. What is routed names the
+//! sum of the generations of the two ports it passes: a change of a port, its network, or of a policy or
+//! translation that names it raises it, and disturbs no other flow.
 //!
 //! Limits: 4096 ports, 65 535 networks.
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use hashbrown::{HashMap, HashSet};
-use packet::{MacAddr, NetworkId, PortId, VlanId};
+use hashbrown::HashSet;
+use packet::{Address, MacAddr, NetworkId, PortId, VlanId};
 
 use crate::flow_cache::Tick;
+use crate::policy::{Identity, PolicySet};
+
+mod domain;
+mod network;
+mod port;
+mod router;
+mod translations;
+
+pub use domain::{Domain, DomainKind, DomainSpec, Hop, Route};
+pub use network::{Gateway, Neighbor, NetworkInfo};
+pub use port::{Guard, PortInfo, VlanMode, VlanSet};
+pub use router::{Router, RouterSpec};
+pub use translations::{Service as PublishedService, Source, Translation, Translations};
 
 /// The most ports a switch can have: a cache entry has 12 bits for one.
 pub const MAX_PORTS: usize = 4096;
-
-/// Which VLANs a port carries, and which of them untagged (IEEE 802.1Q-2022, 6.9).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum VlanMode {
-    /// One VLAN, untagged on the wire. [`VlanId::UNTAGGED`] is a network without VLANs.
-    Access(VlanId),
-    /// Several VLANs, tagged, but for the native one.
-    Trunk {
-        /// The VLANs carried tagged.
-        allowed: Box<VlanSet>,
-        /// The VLAN of untagged frames; without one they are dropped.
-        native: Option<VlanId>,
-    },
-}
-
-impl VlanMode {
-    /// Returns the VLAN of a frame that arrives with `tag` (`None`: no tag), or `None` when it is not carried.
-    /// A tag with VLAN 0 only carries a priority (IEEE 802.1Q-2022, 9.6): the frame counts as untagged.
-    pub fn classify(&self, tag: Option<VlanId>) -> Option<VlanId> {
-        let tag = tag.filter(|vlan| *vlan != VlanId::UNTAGGED);
-        match (self, tag) {
-            (VlanMode::Access(vlan), None) => Some(*vlan),
-            (VlanMode::Access(_), Some(_)) => None,
-            (VlanMode::Trunk { native, .. }, None) => *native,
-            (VlanMode::Trunk { allowed, .. }, Some(vlan)) => allowed.contains(vlan).then_some(vlan),
-        }
-    }
-
-    /// Returns whether frames of `vlan` leave with a tag, or `None` when the VLAN is not carried.
-    pub fn egress_tag(&self, vlan: VlanId) -> Option<bool> {
-        match self {
-            VlanMode::Access(access) => (*access == vlan).then_some(false),
-            VlanMode::Trunk { native, .. } if *native == Some(vlan) => Some(false),
-            VlanMode::Trunk { allowed, .. } => allowed.contains(vlan).then_some(true),
-        }
-    }
-
-    /// Returns the VLAN of untagged frames.
-    pub fn untagged(&self) -> Option<VlanId> {
-        self.classify(None)
-    }
-}
-
-/// A set of VLANs.
-#[derive(Clone, PartialEq, Eq)]
-pub struct VlanSet([u64; 64]);
-
-impl VlanSet {
-    /// The set without members.
-    pub const EMPTY: VlanSet = VlanSet([0; 64]);
-
-    /// Returns the set of all VLANs that a tag may name: 1 to 4094.
-    pub fn all() -> Self {
-        (1..=VlanId::MAX.0).map(VlanId).collect()
-    }
-
-    /// Adds a VLAN; those beyond 4094 are not VLANs and are ignored.
-    pub fn insert(&mut self, vlan: VlanId) {
-        if vlan <= VlanId::MAX {
-            self.0[usize::from(vlan.0 / 64)] |= 1 << (vlan.0 % 64);
-        }
-    }
-
-    /// Says whether `vlan` is in the set.
-    pub fn contains(&self, vlan: VlanId) -> bool {
-        vlan <= VlanId::MAX && self.0[usize::from(vlan.0 / 64)] & 1 << (vlan.0 % 64) != 0
-    }
-}
-
-impl FromIterator<VlanId> for VlanSet {
-    fn from_iter<I: IntoIterator<Item = VlanId>>(vlans: I) -> Self {
-        let mut set = Self::EMPTY;
-        vlans.into_iter().for_each(|vlan| set.insert(vlan));
-        set
-    }
-}
-
-impl std::fmt::Debug for VlanSet {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_set().entries((0..=VlanId::MAX.0).filter(|v| self.contains(VlanId(*v)))).finish()
-    }
-}
-
-/// The source addresses that a port may use.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Guard {
-    /// The only source MAC. `None`: any that is a station's.
-    pub mac: Option<MacAddr>,
-    /// The only source IP addresses; IPv6 link-local and the unspecified address (DHCP, DAD) are always
-    /// allowed. Empty: any.
-    pub addresses: Vec<IpAddr>,
-}
-
-/// A port as the pipeline sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PortInfo {
-    /// The network it belongs to.
-    pub network: NetworkId,
-    /// Frames may enter and leave. False while the device is down or the port is disabled.
-    pub up: bool,
-    /// The VLANs it carries.
-    pub vlan: VlanMode,
-    /// What its source addresses must be.
-    pub guard: Guard,
-    /// No traffic with other isolated ports of the network.
-    pub isolated: bool,
-    /// Longest packet without the Ethernet header and tag, in bytes; checked when a frame leaves.
-    pub mtu: u32,
-    /// Most stations learned behind it.
-    pub stations: u32,
-    /// Most flooded frames a second (broadcast, multicast, unknown unicast). `None`: no limit.
-    pub storm: Option<u32>,
-}
-
-impl PortInfo {
-    /// Returns a port of `network` with everything at its default: up, untagged, unguarded, MTU 1500.
-    pub fn new(network: NetworkId) -> Self {
-        Self {
-            network,
-            up: true,
-            vlan: VlanMode::Access(VlanId::UNTAGGED),
-            guard: Guard::default(),
-            isolated: false,
-            mtu: 1500,
-            stations: u32::MAX,
-            storm: None,
-        }
-    }
-}
-
-/// A network's own router address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Gateway {
-    /// The MAC that all its addresses answer with.
-    pub mac: MacAddr,
-    /// Its addresses, one a subnet.
-    pub addresses: Vec<IpAddr>,
-}
-
-/// A network as the pipeline sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NetworkInfo {
-    /// The router address, when it has one.
-    pub gateway: Option<Gateway>,
-    /// ARP and neighbour solicitations for known addresses are answered and not flooded.
-    pub neighbor_proxy: bool,
-    /// How long a learned station lives without sending.
-    pub ageing: Duration,
-    /// Most stations learned in it.
-    pub stations: u32,
-    /// Who has which address, as far as the manager knows; answered from here.
-    pub neighbors: HashMap<IpAddr, Neighbor>,
-}
-
-impl NetworkInfo {
-    /// Returns a network with everything at its default: no gateway, ageing 300 s (IEEE 802.1Q-2022, 8.8.3).
-    pub fn new() -> Self {
-        Self {
-            gateway: None,
-            neighbor_proxy: true,
-            ageing: Duration::from_secs(300),
-            stations: u32::MAX,
-            neighbors: HashMap::new(),
-        }
-    }
-}
-
-impl Default for NetworkInfo {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// An address whose owner is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Neighbor {
-    /// The owner's MAC.
-    pub mac: MacAddr,
-    /// The port it is behind.
-    pub port: PortId,
-}
 
 /// What the packet path reads of the port a frame came in by.
 #[derive(Clone, Copy, Debug, Default)]
@@ -215,6 +48,12 @@ pub(crate) struct Ingress {
     pub(crate) untagged: VlanId,
     /// The source IP address of every packet is checked.
     pub(crate) guards_ip: bool,
+    /// The whole network is tracked: even what is bridged is decided by addresses and ports.
+    pub(crate) tracked: bool,
+    /// Frames to this MAC are routed; zero, which no frame is sent to, when there is no router.
+    pub(crate) router_mac: MacAddr,
+    /// Generation of the port.
+    pub(crate) own_generation: u32,
 }
 
 /// What the packet path reads of the port a frame leaves by.
@@ -222,6 +61,10 @@ pub(crate) struct Ingress {
 pub(crate) struct Egress {
     /// Longest frame without a tag, Ethernet header included; 0 while the port is down.
     pub(crate) frame_len: u32,
+    /// Generation of the port.
+    pub(crate) own_generation: u32,
+    /// The source of routed frames.
+    pub(crate) router_mac: MacAddr,
 }
 
 /// One version of the configuration. See the module header.
@@ -231,6 +74,7 @@ pub struct Snapshot {
     ports: Vec<Option<Arc<PortInfo>>>,
     networks: Vec<Option<Scope>>,
     host_addresses: Arc<HashSet<IpAddr>>,
+    router: Arc<Router>,
     ingress: Vec<Ingress>,
     egress: Vec<Egress>,
 }
@@ -271,6 +115,50 @@ impl Snapshot {
         self.host_addresses.contains(address)
     }
 
+    /// Returns what the routing domains share.
+    pub fn router(&self) -> &Router {
+        &self.router
+    }
+
+    /// Returns the routing domain of a network.
+    pub fn domain(&self, id: NetworkId) -> Option<&Domain> {
+        self.network(id)?.domain.as_deref()
+    }
+
+    /// Returns what a network is to the switch.
+    pub fn kind(&self, id: NetworkId) -> DomainKind {
+        self.domain(id).map_or(DomainKind::Inside, |domain| domain.spec().kind)
+    }
+
+    /// Returns who `address` is in a network, for policies.
+    pub fn identity(&self, network: NetworkId, address: Address) -> Identity {
+        let port = self.network(network).and_then(|info| info.neighbors.get(&address.ip()));
+        match (self.kind(network), port) {
+            (DomainKind::Inside, Some(neighbor)) => Identity::port(neighbor.port),
+            _ => Identity::network(network),
+        }
+    }
+
+    /// Returns the MAC that the router has on a port.
+    pub fn router_mac(&self, id: PortId) -> Option<MacAddr> {
+        let port = self.port(id)?;
+        let network = self.network(port.network)?;
+        network.domain.as_ref()?;
+        port.router_mac.or_else(|| network.gateway.as_ref().map(|gateway| gateway.mac))
+    }
+
+    /// Returns the router's own address of a family in a network: where it answers and asks from.
+    pub fn own_address(&self, network: NetworkId, v6: bool) -> Option<Address> {
+        let gateway = self.network(network)?.gateway.as_ref()?;
+        gateway.addresses.iter().find(|address| address.is_ipv6() == v6).map(|address| Address::from(*address))
+    }
+
+    /// Returns the number that a decision about packets between two ports is good for.
+    pub fn generation_between(&self, from: PortId, to: PortId) -> u32 {
+        let to = self.egress.get(to.index()).map_or(0, |egress| egress.own_generation);
+        self.ingress(from).own_generation.wrapping_add(to)
+    }
+
     /// Returns what the fast path reads of an input port; the default of an unknown one caches nothing.
     #[inline(always)]
     pub(crate) fn ingress(&self, id: PortId) -> Ingress {
@@ -295,6 +183,10 @@ pub struct SnapshotBuilder {
     ports: Vec<Option<Arc<PortInfo>>>,
     networks: Vec<Option<Scope>>,
     host_addresses: Arc<HashSet<IpAddr>>,
+    router: Arc<Router>,
+    /// The generation of each port, and the one that was given last.
+    port_generations: Vec<u32>,
+    last_port_generation: u32,
 }
 
 impl SnapshotBuilder {
@@ -308,9 +200,16 @@ impl SnapshotBuilder {
         if self.networks.len() <= id.index() {
             self.networks.resize(id.index() + 1, None);
         }
+        let before = self.networks[id.index()].take().map(|scope| scope.info);
+        let routes_as_before = before.is_some_and(|before| {
+            before.domain == info.domain && before.gateway == info.gateway && before.ageing == info.ageing
+        });
         let scope = Scope { generation: 0, info: Arc::new(info), members: Arc::new([]) };
         self.networks[id.index()] = Some(scope);
         self.touch(id);
+        if !routes_as_before {
+            self.touch_ports(|_, port| port.network == id);
+        }
     }
 
     /// Removes a network; its ports must have gone before.
@@ -330,6 +229,7 @@ impl SnapshotBuilder {
             self.ports.resize(id.index() + 1, None);
         }
         let network = info.network;
+        self.touch_port(id);
         if let Some(old) = self.ports[id.index()].replace(Arc::new(info)) {
             self.touch(old.network);
         }
@@ -339,8 +239,35 @@ impl SnapshotBuilder {
     /// Removes a port.
     pub fn remove_port(&mut self, id: PortId) {
         if let Some(old) = self.ports.get_mut(id.index()).and_then(Option::take) {
+            self.touch_port(id);
             self.touch(old.network);
         }
+    }
+
+    /// Sets what the routing domains share. The flows of those that a policy or translation concerns, now or
+    /// before, are decided again, and those of the uplink and the host when a way between networks changed.
+    pub fn set_router(&mut self, router: Router) {
+        let old = std::mem::replace(&mut self.router, Arc::new(router));
+        let new = Arc::clone(&self.router);
+        let ways_changed = old.spec() != new.spec();
+        let outer = [old.spec().uplink, old.spec().host, new.spec().uplink, new.spec().host];
+        let policy_changed = !Arc::ptr_eq(&old.policy, &new.policy);
+        let translations_changed = !Arc::ptr_eq(&old.translations, &new.translations);
+        let concerns = |policy: &PolicySet, id: PortId, network: NetworkId| {
+            policy.concerns(Identity::port(id)) || policy.concerns(Identity::network(network))
+        };
+        let differs = |id: PortId| {
+            let names = |other: &Router| -> Vec<_> {
+                other.translations.list().iter().filter(|t| t.port == id).cloned().collect()
+            };
+            names(&old) != names(&new)
+        };
+        self.touch_ports(|id, port| {
+            ways_changed && outer.contains(&Some(port.network))
+                || policy_changed
+                    && (concerns(&old.policy, id, port.network) || concerns(&new.policy, id, port.network))
+                || translations_changed && (outer.contains(&Some(port.network)) || differs(id))
+        });
     }
 
     /// Sets the addresses of the host itself.
@@ -354,6 +281,24 @@ impl SnapshotBuilder {
             // 0 is no generation: see `Ingress`.
             self.last = ((self.last + 1) & crate::flow_cache::GENERATION_MASK).max(1);
             scope.generation = self.last;
+        }
+    }
+
+    /// Has everything that passes a port decided again.
+    pub fn touch_port(&mut self, id: PortId) {
+        if self.port_generations.len() <= id.index() {
+            self.port_generations.resize(id.index() + 1, 0);
+        }
+        self.last_port_generation = self.last_port_generation.wrapping_add(1);
+        self.port_generations[id.index()] = self.last_port_generation;
+    }
+
+    fn touch_ports(&mut self, mut which: impl FnMut(PortId, &PortInfo) -> bool) {
+        for n in 0..self.ports.len() {
+            let id = PortId(u16::try_from(n).expect("set_port checked the number"));
+            if self.ports[n].as_ref().is_some_and(|port| which(id, port)) {
+                self.touch_port(id);
+            }
         }
     }
 
@@ -371,13 +316,24 @@ impl SnapshotBuilder {
             if !port.up {
                 continue;
             }
+            let router_mac = scope.info.domain.as_ref().and_then(|_| {
+                port.router_mac.or_else(|| scope.info.gateway.as_ref().map(|gateway| gateway.mac))
+            });
+            let own_generation = self.port_generations[n];
             ingress[n] = Ingress {
                 generation: scope.generation,
                 refresh: Tick::refresh(scope.info.ageing),
                 untagged: port.vlan.untagged().unwrap_or_default(),
                 guards_ip: !port.guard.addresses.is_empty(),
+                tracked: scope.info.domain.as_ref().is_some_and(|domain| domain.spec().tracked),
+                router_mac: router_mac.unwrap_or_default(),
+                own_generation,
             };
-            egress[n] = Egress { frame_len: port.mtu.saturating_add(ETHERNET_LEN) };
+            egress[n] = Egress {
+                frame_len: port.mtu.saturating_add(ETHERNET_LEN),
+                own_generation,
+                router_mac: router_mac.unwrap_or_default(),
+            };
         }
         for (scope, members) in self.networks.iter_mut().zip(members) {
             if let Some(scope) = scope
@@ -391,6 +347,7 @@ impl SnapshotBuilder {
             ports: self.ports.clone(),
             networks: self.networks.clone(),
             host_addresses: Arc::clone(&self.host_addresses),
+            router: Arc::clone(&self.router),
             ingress,
             egress,
         })

@@ -80,6 +80,7 @@ pub struct Tables {
     limits: Limits,
     counters: Box<[Counters]>,
     storm: Box<[Meter]>,
+    refusals: Box<[Meter]>,
     cookie: u64,
     seed: [u64; 2],
     logs_drops: AtomicBool,
@@ -105,6 +106,7 @@ impl Tables {
             limits,
             counters: (0..limits.workers).map(|_| Counters::new(limits.ports)).collect(),
             storm: (0..limits.ports).map(|_| Meter::default()).collect(),
+            refusals: (0..limits.ports).map(|_| Meter::default()).collect(),
             cookie,
             seed: [b.rotate_left(17), a.rotate_left(31)],
             logs_drops: AtomicBool::new(false),
@@ -132,6 +134,11 @@ impl Tables {
     /// Returns the storm meter of a port.
     pub(crate) fn storm(&self, port: PortId) -> &Meter {
         &self.storm[port.index()]
+    }
+
+    /// Returns the meter of what a port is told about packets that were refused.
+    pub(crate) fn refusals(&self, port: PortId) -> &Meter {
+        &self.refusals[port.index()]
     }
 
     /// Returns what marks this switch's loop probes.

@@ -4,14 +4,21 @@
 //! and says by its [`Step`] whether the next stage shall be asked. What shall change in the world (a station
 //! learned, a token taken) is an [`Effect`]: the pipeline carries the effects out at the end, or prints them.
 
-use packet::header::ethertype;
-use packet::{Address, Frame, Instant, MacAddr, NetworkId, PortId, VlanId};
+use std::sync::Arc;
+
+use packet::header::{ethertype, protocol};
+use packet::{Address, Frame, Instant, MacAddr, NetworkId, PortId, Tuple, VlanId};
 
 use crate::answer::{Problem, RouterAdvert};
 use crate::drop_reason::DropReason;
-use crate::flow_cache::{StationRef, Transform};
-use crate::snapshot::{NetworkInfo, PortInfo, Snapshot};
-use crate::tables::{StationKey, Tables};
+use crate::flow_cache::{StationRef, TagAction, Transform};
+use crate::headers::Headers;
+use crate::rewrite::Embedded;
+use crate::snapshot::{DomainKind, NetworkInfo, PortInfo, Snapshot};
+use crate::tables::connections::{ConnectionId, Found as Connection};
+use crate::tables::nat_ports::Candidate;
+use crate::tables::{Adjacency, NeighborKey, Pool, StationKey, Tables, Target};
+use crate::trace::Trace;
 
 /// A frame under decision, and what every stage wants to know of it.
 #[derive(Clone, Copy, Debug)]
@@ -22,13 +29,15 @@ pub struct Packet<'a> {
     pub from: PortId,
     /// Longest packet it puts on the wire, Ethernet header and tag included.
     pub wire_len: usize,
+    /// It is cut into several on the wire.
+    pub is_large: bool,
 }
 
 impl<'a> Packet<'a> {
     /// Returns the view of a frame, or `None` when it is shorter than an Ethernet header or its tag.
     pub fn new(frame: &'a Frame, from: PortId) -> Option<Self> {
         let bytes = frame.bytes();
-        let packet = Self { bytes, from, wire_len: frame.wire_len() };
+        let packet = Self { bytes, from, wire_len: frame.wire_len(), is_large: frame.is_gso() };
         (bytes.len() >= 14 && (bytes.len() >= 18 || !packet.is_tagged())).then_some(packet)
     }
 
@@ -107,6 +116,32 @@ pub struct View<'a> {
     pub now: Instant,
 }
 
+impl<'a> View<'a> {
+    /// Returns what the stages may look at for a packet from a port; `None` when that is down or gone.
+    pub fn of(snapshot: &'a Snapshot, tables: &'a Tables, from: PortId, now: Instant) -> Option<Self> {
+        let port = snapshot.port(from).filter(|port| port.up)?;
+        let network = snapshot.network(port.network)?;
+        Some(Self { snapshot, tables, port, network, now })
+    }
+
+    /// Returns the router's MAC on the port that the packet came in by.
+    pub fn router_mac(&self) -> MacAddr {
+        let gateway = self.network.gateway.as_ref().map(|gateway| gateway.mac);
+        self.port.router_mac.or(gateway).unwrap_or_default()
+    }
+
+    /// Returns the address from which the sender of a packet is told about it: the gateway's; on the uplink the one that
+    /// the host would use.
+    pub fn own_address(&self, headers: Option<&Headers>) -> Address {
+        let Some(headers) = headers else { return Address::UNSPECIFIED };
+        let domain = self.network.domain.as_ref().filter(|domain| domain.spec().kind == DomainKind::Uplink);
+        let way_back = domain.and_then(|domain| domain.lookup(headers.tuple.source));
+        let hop = way_back.and_then(|(_, route)| route.choose(&headers.tuple.inverted()));
+        let own = self.snapshot.own_address(self.port.network, headers.v6);
+        hop.map(|hop| hop.source).or(own).unwrap_or(Address::UNSPECIFIED)
+    }
+}
+
 /// What a stage says about going on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -116,6 +151,8 @@ pub enum Step {
     Done,
     /// The packet dies.
     Drop(DropReason),
+    /// A connection ended by what was found: the walk begins anew without it.
+    Again,
 }
 
 /// What shall happen to the packet.
@@ -134,6 +171,25 @@ pub enum Decision {
     Flood,
     /// It becomes its own answer and goes back.
     Answer(Answer),
+    /// It is routed to a neighbour.
+    Route {
+        /// The neighbour's place in the table.
+        adjacency: Adjacency,
+        /// Where the neighbour is.
+        target: Target,
+        /// What happens to the VLAN tag.
+        tag: TagAction,
+        /// It has to be cut into fragments for this MTU.
+        cut_to: Option<u32>,
+    },
+    /// It waits until its neighbour is known.
+    Hold(NeighborKey),
+    /// It dies, and its sender is told.
+    Refuse(DropReason, Answer),
+    /// It goes on to the host's own stack, by the port it came from, as it came.
+    HandBack,
+    /// It ends here as meant.
+    Consume,
 }
 
 /// An answer that the switch gives itself.
@@ -180,31 +236,196 @@ pub enum Effect {
         /// Frames a second.
         rate: u32,
     },
+    /// Somebody said who has an address.
+    Meet {
+        /// The address, in its network.
+        neighbor: NeighborKey,
+        /// The MAC that has it.
+        mac: MacAddr,
+        /// He asked us for one of ours, and so will be sent something.
+        asks: bool,
+    },
 }
 
-/// What the stages have decided so far.
+/// The connection that a packet belongs to.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Lookup {
+    /// Connections do not concern it.
+    #[default]
+    Untracked,
+    /// It is the first of a new one.
+    New,
+    /// It belongs to this one. `holds`: under the present configuration too, which was looked at before.
+    Known {
+        /// The connection, and the packet's direction in it.
+        found: Connection,
+        /// Its decisions need no second look.
+        holds: bool,
+    },
+    /// It is an ICMP error about a packet of this one, which went in this direction.
+    Related {
+        /// The connection, and the direction of the packet that the error quotes.
+        found: Connection,
+        /// The quoted packet.
+        embedded: Embedded,
+    },
+}
+
+/// Whose fate the routing stages decide: the first packet of the connection, whichever packet they are asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Subject {
+    /// The network that it is in.
+    pub network: NetworkId,
+    /// The port it came by.
+    pub from: PortId,
+    /// Where from, where to.
+    pub tuple: Tuple,
+}
+
+/// Where the subject really goes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Destination {
+    /// The network of the destination; `None` until `route` has found it.
+    pub network: Option<NetworkId>,
+    /// Its address.
+    pub address: Address,
+    /// Its port.
+    pub port: u16,
+    /// Number of the translation that led there.
+    pub translation: Option<u32>,
+}
+
+/// What the subject leaves as.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LeavesAs {
+    /// The source address.
+    pub address: Address,
+    /// The source port.
+    pub port: u16,
+    /// The port that has to be taken for it.
+    pub wanted: Option<(Pool, Candidate)>,
+}
+
+/// What the stages have decided so far. Each field is written by the stage that it names, and read by later ones.
 #[derive(Debug)]
 pub struct Walk {
     /// The network the packet is in.
     pub network: NetworkId,
+    /// The packet's IP and transport headers; `None` when it is not IP, or malformed IP that is only bridged.
+    pub headers: Option<Headers>,
     /// The VLAN it is in. Written by `guard`.
     pub vlan: VlanId,
     /// Its source, as far as it is known to be where it came from. Written by `learn`.
     pub source: Option<StationRef>,
-    /// Its fate. Written by `proxy` or `bridge`, completed by `output`.
+    /// It is for the router's MAC. Written by `bridge`.
+    pub routed: bool,
+    /// The connection it belongs to. Written by `connection`.
+    pub connection: Lookup,
+    /// Whose fate the next stages decide. Written by `connection`.
+    pub subject: Subject,
+    /// A connection that ends whatever happens to the packet. Written by `connection`, `policy` and `forward`.
+    pub ended: Option<ConnectionId>,
+    /// Where the subject really goes. Written by `dnat`, completed by `route`.
+    pub destination: Destination,
+    /// The rule that let the subject pass. Written by `policy`.
+    pub rule: Option<u32>,
+    /// The rule or published port that the packet dies by. Written by `dnat` and `policy`.
+    pub because: Option<Arc<str>>,
+    /// What the subject leaves as. Written by `snat`.
+    pub leaves_as: LeavesAs,
+    /// What the packet becomes. Written by `forward`.
+    pub becomes: Tuple,
+    /// The network that it leaves in. Written by `forward`.
+    pub leaves_in: NetworkId,
+    /// Its fate. Written by `proxy`, `bridge` or `neighbor`, completed by `output`.
     pub decision: Decision,
-    effects: [Option<Effect>; 4],
+    /// How often a port that was wanted had just been taken by another worker, or an answer's key was in use.
+    pub attempt: u32,
+    pub(crate) effects: [Option<Effect>; 4],
+    pub(crate) trace: Option<Box<Trace>>,
 }
 
 impl Walk {
     /// Starts a walk in `network`.
-    pub fn new(network: NetworkId) -> Self {
+    pub fn new(network: NetworkId, headers: Option<Headers>) -> Self {
         Self {
             network,
+            headers,
             vlan: VlanId::UNTAGGED,
             source: None,
+            routed: false,
+            connection: Lookup::Untracked,
+            subject: Subject::default(),
+            ended: None,
+            destination: Destination::default(),
+            rule: None,
+            because: None,
+            leaves_as: LeavesAs::default(),
+            becomes: Tuple::default(),
+            leaves_in: network,
             decision: Decision::Pending,
+            attempt: 0,
             effects: [None; 4],
+            trace: None,
+        }
+    }
+
+    /// Has every stage say what it did.
+    #[must_use]
+    pub fn traced(mut self) -> Self {
+        self.trace = Some(Box::default());
+        self
+    }
+
+    /// Returns what the stages said, when they were asked to.
+    pub fn take_trace(&mut self) -> Option<Trace> {
+        self.trace.take().map(|trace| *trace)
+    }
+
+    /// Says that `stage` has its turn.
+    pub(crate) fn enter(&mut self, stage: &'static str) {
+        if let Some(trace) = &mut self.trace {
+            trace.enter(stage);
+        }
+    }
+
+    /// Says something about the decision of the present stage. Outside a trace the closure is not called.
+    pub(crate) fn note(&mut self, text: impl FnOnce() -> String) {
+        if let Some(trace) = &mut self.trace {
+            trace.note(text());
+        }
+    }
+
+    /// Says whether connections, routes and policies decide about the packet.
+    pub fn is_tracked(&self) -> bool {
+        !matches!(self.connection, Lookup::Untracked)
+    }
+
+    /// Says whether the stages between `connection` and `forward` have something to decide.
+    pub fn is_undecided(&self) -> bool {
+        matches!(self.connection, Lookup::New | Lookup::Known { holds: false, .. })
+    }
+
+    /// The packet dies, and its sender is told why; a TCP segment that is not welcome is reset. A connection that it
+    /// belongs to ends, unless only this packet is wrong.
+    pub fn refuse(&mut self, view: &View<'_>, reason: DropReason, problem: Problem) -> Step {
+        let mac = view.router_mac();
+        let is_tcp = self.headers.is_some_and(|headers| headers.protocol == protocol::TCP);
+        let answer = match problem {
+            Problem::AdminProhibited | Problem::PortUnreachable if is_tcp => Answer::Reset(mac),
+            problem => Answer::Problem { problem, from: view.own_address(self.headers.as_ref()), mac },
+        };
+        if !matches!(reason, DropReason::Ttl | DropReason::Mtu) {
+            self.end_known();
+        }
+        self.decision = Decision::Refuse(reason, answer);
+        Step::Done
+    }
+
+    /// The connection that the packet belongs to ends.
+    pub fn end_known(&mut self) {
+        if let Lookup::Known { found, .. } = self.connection {
+            self.ended = Some(found.id);
         }
     }
 

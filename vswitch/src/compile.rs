@@ -1,19 +1,33 @@
 //! From intent to snapshot: the one place where what an operator means becomes what a packet needs.
 //!
 //! [`Compiler`] keeps the pipeline's builder from one version to the next and sets only what differs, so a
-//! change renews the decisions of the networks it touches and no others. Defaults that span objects (a port's
-//! MTU is its network's) are resolved here.
+//! change renews the decisions that it touches and no others. Defaults that span objects (a port's MTU is its
+//! network's) are resolved here. The parts: routing domains, policies, and translations.
+
+mod policy;
+mod routing;
+#[cfg(test)]
+mod tests;
+mod translation;
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use config::{Limits, Network, Port};
+use config::{Egress, FloatingIp, Limits, Network, Policy, Port, Publish, Route};
 use packet::{MacAddr, NetworkId, PortId, VlanId};
+use pipeline::answer::{RouterAdvert, link_local};
+use pipeline::policy::PolicySet;
+use pipeline::tables::NeighborKey;
 use pipeline::{
-    Gateway, Guard, Neighbor, NetworkInfo, PortInfo, Snapshot, SnapshotBuilder, VlanMode, VlanSet,
+    Domain, Gateway, Guard, Neighbor, NetworkInfo, PortInfo, Router, RouterSpec, Snapshot, SnapshotBuilder,
+    Translations, VlanMode, VlanSet,
 };
+
+use crate::surroundings::Surroundings;
+
+pub use routing::joins_host;
 
 /// A port that has a number and queues.
 #[derive(Clone, Debug)]
@@ -28,6 +42,73 @@ pub struct Member<'i> {
     pub up: bool,
 }
 
+/// All that a snapshot follows from.
+#[derive(Clone, Debug)]
+pub struct Plan<'i> {
+    /// The networks with their numbers.
+    pub networks: Vec<(NetworkId, &'i Network)>,
+    /// The ports that there are.
+    pub members: Vec<Member<'i>>,
+    /// Static routes.
+    pub routes: Vec<&'i Route>,
+    /// Floating IPs.
+    pub floating_ips: Vec<&'i FloatingIp>,
+    /// Published ports, each with the L4 port that was chosen for it where any would do.
+    pub publishes: Vec<&'i Publish>,
+    /// Egress addresses.
+    pub egresses: Vec<&'i Egress>,
+    /// Policies.
+    pub policies: Vec<&'i Policy>,
+    /// `[daemon] publish_allow_from`.
+    pub publish_allow_from: &'i [ipnet::IpNet],
+    /// The L4 ports that masqueraded connections get.
+    pub snat_ports: (u16, u16),
+    /// The sizes of tables.
+    pub limits: &'i Limits,
+    /// What is around the switch.
+    pub surroundings: &'i Surroundings,
+}
+
+impl<'i> Plan<'i> {
+    /// Returns a plan with nothing in it.
+    pub fn empty(limits: &'i Limits, surroundings: &'i Surroundings) -> Self {
+        Self {
+            networks: Vec::new(),
+            members: Vec::new(),
+            routes: Vec::new(),
+            floating_ips: Vec::new(),
+            publishes: Vec::new(),
+            egresses: Vec::new(),
+            policies: Vec::new(),
+            publish_allow_from: &[],
+            snat_ports: (49152, 65535),
+            limits,
+            surroundings,
+        }
+    }
+
+    /// Returns the number of the uplink's network: behind those that can be configured.
+    pub fn uplink(&self) -> NetworkId {
+        NetworkId(self.limits.networks)
+    }
+
+    /// Returns the number of the host's network.
+    pub fn host(&self) -> NetworkId {
+        NetworkId(self.limits.networks + 1)
+    }
+
+    fn network(&self, name: &str) -> Option<(NetworkId, &'i Network)> {
+        self.networks.iter().find(|(_, network)| network.name == name).copied()
+    }
+
+    fn member(&self, name: &str) -> Option<&Member<'i>> {
+        self.members.iter().find(|member| member.port.name == name)
+    }
+}
+
+/// Who is known to be where.
+pub type Neighbors = BTreeMap<NeighborKey, (MacAddr, PortId)>;
+
 /// Makes snapshots. See the module header.
 #[derive(Debug, Default)]
 pub struct Compiler {
@@ -35,6 +116,9 @@ pub struct Compiler {
     networks: BTreeMap<NetworkId, NetworkInfo>,
     ports: BTreeMap<PortId, PortInfo>,
     host_addresses: HashSet<IpAddr>,
+    router: RouterSpec,
+    policy: Arc<PolicySet>,
+    translations: Arc<Translations>,
 }
 
 impl Compiler {
@@ -43,65 +127,115 @@ impl Compiler {
         Self::default()
     }
 
-    /// Makes the snapshot of `networks` and the ports in them. `host` holds the host's own addresses.
-    pub fn compile(
-        &mut self,
-        networks: &[(NetworkId, &Network)],
-        members: &[Member<'_>],
-        limits: &Limits,
-        host: HashSet<IpAddr>,
-    ) -> Arc<Snapshot> {
-        let by_name: BTreeMap<&str, (NetworkId, &Network)> =
-            networks.iter().map(|(id, network)| (network.name.as_str(), (*id, *network))).collect();
-        let mut wanted_networks: BTreeMap<NetworkId, NetworkInfo> =
-            networks.iter().map(|(id, network)| (*id, network_info(network, limits))).collect();
-        let mut wanted_ports = BTreeMap::new();
-        for member in members {
-            let Some((network_id, network)) = by_name.get(member.port.network.as_str()).copied() else {
-                continue;
-            };
-            wanted_ports.insert(member.id, port_info(member, network_id, network, limits));
-            if let Some(info) = wanted_networks.get_mut(&network_id) {
-                for address in &member.port.addresses {
+    /// Makes the snapshot of a plan, and says who is known to be where.
+    pub fn compile(&mut self, plan: &Plan<'_>) -> (Arc<Snapshot>, Neighbors) {
+        let translations = translation::all(plan);
+        let rules = policy::rules(plan);
+        let mut networks = BTreeMap::new();
+        for (id, network) in &plan.networks {
+            networks.insert(*id, network_info(network, plan.limits));
+        }
+        for (id, spec) in routing::domains(plan, &rules, &translations) {
+            let before = self.networks.get(&id).and_then(|info| info.domain.clone());
+            let domain = before.filter(|domain| *domain.spec() == spec);
+            let info = networks.entry(id).or_insert_with(|| routing::outer_network(plan, id));
+            info.domain = Some(domain.unwrap_or_else(|| Arc::new(Domain::new(spec))));
+        }
+        let mut ports = routing::outer_ports(plan);
+        let mut neighbors = routing::outer_neighbors(plan);
+        for member in &plan.members {
+            let Some((id, network)) = plan.network(&member.port.network) else { continue };
+            ports.insert(member.id, port_info(member, id, network, plan.limits));
+            for address in &member.port.addresses {
+                if let Some(info) = networks.get_mut(&id) {
                     info.neighbors.insert(*address, Neighbor { mac: member.mac, port: member.id });
                 }
+                let key = NeighborKey { network: id, port: None, address: (*address).into() };
+                neighbors.insert(key, (member.mac, member.id));
             }
         }
-
-        for id in self.ports.keys().filter(|id| !wanted_ports.contains_key(id)) {
-            self.builder.remove_port(*id);
-        }
-        for id in self.networks.keys().filter(|id| !wanted_networks.contains_key(id)) {
-            self.builder.remove_network(*id);
-        }
-        for (id, info) in wanted_networks.iter().filter(|(id, info)| self.networks.get(id) != Some(*info)) {
-            self.builder.set_network(*id, info.clone());
-        }
-        for (id, info) in wanted_ports.iter().filter(|(id, info)| self.ports.get(id) != Some(*info)) {
-            self.builder.set_port(*id, info.clone());
-        }
+        self.set_networks_and_ports(networks, ports);
+        let host: HashSet<IpAddr> = plan.surroundings.addresses.iter().copied().collect();
         if host != self.host_addresses {
             self.builder.set_host_addresses(host.iter().copied().collect());
             self.host_addresses = host;
         }
-        self.networks = wanted_networks;
-        self.ports = wanted_ports;
-        self.builder.build()
+        self.set_router(routing::router(plan), rules, translations);
+        (self.builder.build(), neighbors)
+    }
+
+    /// Gives the builder what differs of the networks and ports.
+    fn set_networks_and_ports(
+        &mut self,
+        networks: BTreeMap<NetworkId, NetworkInfo>,
+        ports: BTreeMap<PortId, PortInfo>,
+    ) {
+        for id in self.ports.keys().filter(|id| !ports.contains_key(id)) {
+            self.builder.remove_port(*id);
+        }
+        for id in self.networks.keys().filter(|id| !networks.contains_key(id)) {
+            self.builder.remove_network(*id);
+        }
+        for (id, info) in networks.iter().filter(|(id, info)| self.networks.get(id) != Some(*info)) {
+            self.builder.set_network(*id, info.clone());
+        }
+        for (id, info) in ports.iter().filter(|(id, info)| self.ports.get(id) != Some(*info)) {
+            self.builder.set_port(*id, info.clone());
+        }
+        self.networks = networks;
+        self.ports = ports;
+    }
+
+    /// Gives the builder what differs of what all networks share.
+    fn set_router(
+        &mut self,
+        spec: RouterSpec,
+        rules: Vec<pipeline::policy::Rule>,
+        translations: Translations,
+    ) {
+        let same_policy = self.policy.rules() == rules;
+        let same_translations = *self.translations == translations;
+        if spec == self.router && same_policy && same_translations {
+            return;
+        }
+        if !same_policy {
+            self.policy = Arc::new(PolicySet::new(rules));
+        }
+        if !same_translations {
+            self.translations = Arc::new(translations);
+        }
+        self.router = spec.clone();
+        let (policy, translations) = (Arc::clone(&self.policy), Arc::clone(&self.translations));
+        self.builder.set_router(Router::new(spec, policy, translations));
     }
 }
 
 fn network_info(network: &Network, limits: &Limits) -> NetworkInfo {
-    let addresses = network.gateway_addresses();
-    let gateway =
-        (!addresses.is_empty()).then(|| Gateway { mac: made_mac("gateway", &network.name), addresses });
+    let mut addresses = network.gateway_addresses();
+    let mac = made_mac("gateway", &network.name);
+    let router_advert = addresses.iter().any(IpAddr::is_ipv6).then(|| {
+        // Who looks for a router finds it by its link-local address (RFC 4861, 4.2).
+        addresses.push(link_local(mac).ip());
+        let advert = RouterAdvert::new(link_local(mac), ROUTER_LIFETIME).with_mtu(network.mtu.bytes().into());
+        let subnets = network.subnets.iter().filter(|subnet| subnet.addr().is_ipv6());
+        subnets.fold(advert, |advert, subnet| {
+            let autonomous = subnet.prefix_len() == 64;
+            routing::prefix(*subnet).map_or(advert, |prefix| advert.with_prefix(prefix, autonomous))
+        })
+    });
+    let gateway = (!addresses.is_empty()).then_some(Gateway { mac, addresses });
     NetworkInfo {
         gateway,
+        router_advert,
         neighbor_proxy: network.arp_proxy,
         ageing: Duration::from_secs(u64::from(network.ageing)),
         stations: network.stations.unwrap_or(limits.stations),
         ..NetworkInfo::new()
     }
 }
+
+/// Seconds that a station may use the gateway after its advertisement: the default (RFC 4861, 6.2.1).
+const ROUTER_LIFETIME: u16 = 1800;
 
 fn port_info(member: &Member<'_>, id: NetworkId, network: &Network, limits: &Limits) -> PortInfo {
     let port = member.port;
@@ -118,6 +252,8 @@ fn port_info(member: &Member<'_>, id: NetworkId, network: &Network, limits: &Lim
         mtu: u32::from(mtu(port, network)),
         stations: port.stations.unwrap_or(limits.stations_per_port),
         storm: port.storm.or(network.storm),
+        connections: port.quota.unwrap_or(limits.per_port),
+        half_open: port.half_open.unwrap_or(limits.half_open),
         ..PortInfo::new(id)
     }
 }
@@ -149,77 +285,4 @@ pub fn made_mac(role: &str, name: &str) -> MacAddr {
     });
     // The multiplication mixes upwards: the low bits alone would hardly differ between similar names.
     MacAddr::local(hash ^ (hash >> 29))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn network() -> Network {
-        Network { subnets: vec!["10.1.0.0/24".parse().expect("a subnet")], ..Network::new("n") }
-    }
-
-    fn member(port: &Port, id: u16) -> Member<'_> {
-        Member { id: PortId(id), port, mac: made_mac("port", &port.name), up: true }
-    }
-
-    #[test]
-    fn defaults_of_a_port_come_from_its_network() {
-        let network =
-            Network { mtu: config::Mtu::Bytes(9000), isolated: true, storm: Some(100), ..network() };
-        let (plain, own) =
-            (Port::new("p", "n"), Port { mtu: Some(1400), storm: Some(5), ..Port::new("q", "n") });
-        let snapshot = Compiler::new().compile(
-            &[(NetworkId(1), &network)],
-            &[member(&plain, 0), member(&own, 1)],
-            &Limits::default(),
-            HashSet::new(),
-        );
-        let port = snapshot.port(PortId(0)).expect("there");
-        assert_eq!((port.mtu, port.isolated, port.storm), (9000, true, Some(100)));
-        let port = snapshot.port(PortId(1)).expect("there");
-        assert_eq!((port.mtu, port.storm), (1400, Some(5)));
-    }
-
-    #[test]
-    fn a_port_with_addresses_is_guarded_and_answered_for() {
-        let address: IpAddr = "10.1.0.5".parse().expect("an address");
-        let port = Port { addresses: vec![address], ..Port::new("p", "n") };
-        let network = network();
-        let snapshot = Compiler::new().compile(
-            &[(NetworkId(0), &network)],
-            &[member(&port, 3)],
-            &Limits::default(),
-            HashSet::new(),
-        );
-        let mac = made_mac("port", "p");
-        assert_eq!(
-            snapshot.port(PortId(3)).map(|p| p.guard.clone()),
-            Some(Guard { mac: Some(mac), addresses: vec![address] })
-        );
-        let info = snapshot.network(NetworkId(0)).expect("there");
-        assert_eq!(info.neighbors.get(&address), Some(&Neighbor { mac, port: PortId(3) }));
-        assert_eq!(
-            info.gateway.as_ref().map(|g| g.addresses.clone()),
-            Some(vec!["10.1.0.1".parse().expect("an address")])
-        );
-    }
-
-    #[test]
-    fn what_went_is_not_in_the_next_snapshot() {
-        let (network, port) = (network(), Port::new("p", "n"));
-        let mut compiler = Compiler::new();
-        let limits = Limits::default();
-        compiler.compile(&[(NetworkId(0), &network)], &[member(&port, 0)], &limits, HashSet::new());
-        let snapshot = compiler.compile(&[], &[], &limits, HashSet::new());
-        assert!(snapshot.port(PortId(0)).is_none() && snapshot.network(NetworkId(0)).is_none());
-    }
-
-    #[test]
-    fn made_macs_are_stations_and_differ() {
-        let macs: HashSet<MacAddr> = (0..10_000).map(|n| made_mac("port", &format!("c{n}"))).collect();
-        assert_eq!(macs.len(), 10_000);
-        assert!(macs.iter().all(|mac| mac.is_station()));
-        assert_eq!(made_mac("port", "web"), made_mac("port", "web"));
-    }
 }

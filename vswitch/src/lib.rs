@@ -20,5 +20,6 @@ pub mod plug;
 pub mod refusal;
 pub mod relay;
 pub mod store;
+pub mod surroundings;
 pub mod uplink;
 pub mod worker;

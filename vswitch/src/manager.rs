@@ -14,17 +14,16 @@
 //! port of the intent is in exactly one of them.
 
 use std::collections::{BTreeMap, HashSet};
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use config::{Document, Limits, Network, Owner, PortKind};
+use config::{Document, Limits, Owner, PortKind};
 use packet::{MacAddr, NetworkId, PortId};
-use pipeline::tables::StationKey;
+use pipeline::tables::{Kind, StationKey};
 use tokio::sync::Mutex;
 
-use crate::compile::{Compiler, Member};
+use crate::compile::{Compiler, Member, Neighbors, Plan};
 use crate::crew::Crew;
 use crate::devices::Devices;
 use crate::intent::Intent;
@@ -32,6 +31,7 @@ use crate::journal::Journal;
 use crate::numbers::Numbers;
 use crate::plug::Plugged;
 use crate::store::{PortRecord, Saved, Store};
+use crate::surroundings::Surroundings;
 
 pub mod attach;
 pub mod change;
@@ -158,7 +158,8 @@ pub struct Manager {
     port_numbers: Numbers,
     network_numbers: Numbers,
     fixed: BTreeMap<StationKey, PortId>,
-    host: HashSet<IpAddr>,
+    neighbors: Neighbors,
+    surroundings: Surroundings,
     loops: LoopGuard,
     polling: (crate::worker::Poll, usize),
 }
@@ -177,24 +178,42 @@ impl Manager {
     /// Compiles what runs now and gives it to the workers.
     fn publish(&mut self) {
         let intent = &self.saved.intent;
-        let networks: Vec<(NetworkId, &Network)> = self
-            .networks
-            .iter()
-            .filter_map(|(name, id)| Some((*id, &intent.networks.get(name)?.object)))
-            .collect();
-        let members: Vec<Member<'_>> = self
-            .ports
-            .iter()
-            .filter_map(|(name, attached)| {
-                let port = &intent.ports.get(name)?.object;
-                let up = !matches!(attached.condition, Condition::Disabled { .. });
-                Some(Member { id: attached.id, port, mac: attached.mac, up })
-            })
-            .collect();
-        let snapshot = self.compiler.compile(&networks, &members, &self.limits, self.host.clone());
+        let document = intent.document();
+        let networks = self.networks.iter();
+        let plan = Plan {
+            networks: networks
+                .filter_map(|(name, id)| Some((*id, &intent.networks.get(name)?.object)))
+                .collect(),
+            members: members(&self.ports, intent),
+            routes: document.routes.iter().collect(),
+            floating_ips: document.floating_ips.iter().collect(),
+            publishes: document.publishes.iter().collect(),
+            egresses: document.egresses.iter().collect(),
+            policies: document.policies.iter().collect(),
+            publish_allow_from: &document.daemon.publish_allow_from,
+            snat_ports: (document.uplink.ports.first, document.uplink.ports.last),
+            limits: &self.limits,
+            surroundings: &self.surroundings,
+        };
+        let (snapshot, neighbors) = self.compiler.compile(&plan);
+        self.fix_neighbors(neighbors);
         self.generation = snapshot.generation();
         self.crew.publish(snapshot);
         self.fix_stations();
+    }
+
+    /// Has the neighbour table know who is where, before the snapshot that needs it is published.
+    fn fix_neighbors(&mut self, neighbors: Neighbors) {
+        let table = &self.crew.tables().neighbors;
+        for key in self.neighbors.keys().filter(|key| !neighbors.contains_key(*key)) {
+            table.remove(*key, packet::Instant::now());
+        }
+        for (key, (mac, port)) in &neighbors {
+            if self.neighbors.get(key) != Some(&(*mac, *port)) {
+                table.set(*key, *mac, *port, Kind::Fixed, packet::Instant::now());
+            }
+        }
+        self.neighbors = neighbors;
     }
 
     /// Makes the fixed stations of the FDB those of the ports' far ends and of `[[fdb]]`.
@@ -277,4 +296,14 @@ impl Manager {
         let running = self.saved.intent.owned_by(Owner::File);
         !file.unwrap_or_default().diff(&running).is_empty()
     }
+}
+
+/// Returns the ports that there are, with what is configured.
+fn members<'i>(ports: &BTreeMap<String, Attached>, intent: &'i Intent) -> Vec<Member<'i>> {
+    let member = |(name, attached): (&String, &Attached)| {
+        let port = &intent.ports.get(name)?.object;
+        let up = !matches!(attached.condition, Condition::Disabled { .. });
+        Some(Member { id: attached.id, port, mac: attached.mac, up })
+    };
+    ports.iter().filter_map(member).collect()
 }

@@ -2,18 +2,33 @@
 //!
 //! A destination that is known goes to its port; broadcast, multicast and unknown ones are flooded to the other
 //! ports of the network and VLAN, within the port's storm limit. Isolated ports reach the others and never one
-//! another. What is for the gateway is for the router, which bridged networks do not have.
+//! another. What is for the router's MAC goes on to the routing stages; a network that is only bridged has no router.
+//! On the uplink and towards the host nothing is bridged: the device is the host's, and so is what is not for us.
+
+use packet::header::ethertype;
 
 use crate::drop_reason::DropReason;
 use crate::flow_cache::{TagAction, Transform};
+use crate::snapshot::DomainKind;
 use crate::tables::StationKey;
 use crate::walk::{Decision, Effect, Packet, Step, View, Walk};
 
 /// See the module header.
 pub fn walk(packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk) -> Step {
     let mac = packet.destination();
+    if view.snapshot.router_mac(packet.from) == Some(mac) {
+        return route(packet, view, walk);
+    }
     if view.network.gateway.as_ref().is_some_and(|gateway| gateway.mac == mac) {
         return Step::Drop(DropReason::NoRoute);
+    }
+    match view.snapshot.kind(walk.network) {
+        DomainKind::Inside => {}
+        DomainKind::Uplink => {
+            walk.decision = Decision::HandBack;
+            return Step::Done;
+        }
+        DomainKind::Host => return Step::Drop(DropReason::NoListener),
     }
     let known = if mac.is_multicast() {
         None
@@ -32,6 +47,27 @@ pub fn walk(packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk) -> Step {
     let transform = Transform { to: found.port, tag: TagAction::Keep };
     walk.decision = Decision::Forward { transform, station: found.station };
     Step::Next
+}
+
+/// The frame is for the router: the next stages decide.
+fn route(packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk) -> Step {
+    if packet.is_tagged() || view.port.vlan.untagged() != Some(walk.vlan) {
+        walk.note(|| "only untagged frames are routed".to_owned());
+        return Step::Drop(DropReason::Vlan);
+    }
+    match walk.headers {
+        Some(_) => {
+            walk.routed = true;
+            walk.note(|| "for the router".to_owned());
+            Step::Next
+        }
+        // An answer to our own question: `proxy` has read it.
+        None if packet.ethertype() == ethertype::ARP => {
+            walk.decision = Decision::Consume;
+            Step::Done
+        }
+        None => Step::Drop(DropReason::Malformed),
+    }
 }
 
 fn flood(packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk) -> Step {

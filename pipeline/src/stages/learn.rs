@@ -1,14 +1,18 @@
 //! Learn: notes which port the source is behind.
 //!
 //! A source that is fixed behind another port is an impostor. One that is known here only has to be told alive
-//! now and then; anything else is to be learned.
+//! now and then; anything else is to be learned. The stations outside and the host are not: nothing is bridged to them.
 
 use crate::drop_reason::DropReason;
+use crate::snapshot::DomainKind;
 use crate::tables::{StationKey, StationKind};
 use crate::walk::{Effect, Packet, Step, View, Walk};
 
 /// See the module header.
 pub fn walk(packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk) -> Step {
+    if view.snapshot.kind(walk.network) != DomainKind::Inside {
+        return Step::Next;
+    }
     let key = StationKey { network: walk.network, vlan: walk.vlan, mac: packet.source() };
     if let Some(found) = view.tables.fdb.find(key)
         && found.kind == StationKind::Fixed

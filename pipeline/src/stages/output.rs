@@ -6,13 +6,18 @@
 
 use packet::VlanId;
 
+use crate::answer::Problem;
 use crate::drop_reason::DropReason;
 use crate::flow_cache::TagAction;
 use crate::snapshot::PortInfo;
+use crate::tables::{Adjacency, Target};
 use crate::walk::{Decision, Packet, Shape, Step, View, Walk};
 
 /// See the module header.
 pub fn walk(packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk) -> Step {
+    if let Decision::Route { adjacency, target, .. } = walk.decision {
+        return route(packet, view, walk, adjacency, target);
+    }
     if let Decision::Forward { transform, .. } = &mut walk.decision {
         let Some(port) = view.snapshot.port(transform.to) else { return Step::Drop(DropReason::PortDown) };
         match fit(packet.shape(), port, walk.vlan) {
@@ -20,6 +25,30 @@ pub fn walk(packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk) -> Step {
             Err(reason) => return Step::Drop(reason),
         }
     }
+    Step::Done
+}
+
+/// A routed packet that is too long is cut where that is allowed, else its sender is told how long it may be
+/// (RFC 1191, RFC 8201).
+fn route(packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk, adjacency: Adjacency, target: Target) -> Step {
+    let (Some(port), Some(headers)) = (view.snapshot.port(target.port).filter(|port| port.up), walk.headers)
+    else {
+        return Step::Drop(DropReason::PortDown);
+    };
+    // A station is in the VLAN of its port's untagged frames, or its own.
+    let tagged = port.vlan.untagged().is_none();
+    if tagged {
+        return Step::Drop(DropReason::Vlan);
+    }
+    let too_long = packet.shape().packet_len > port.mtu as usize;
+    if too_long && (headers.v6 || headers.dont_fragment || packet.is_large) {
+        let mtu = port.mtu;
+        walk.note(|| format!("longer than the {mtu} bytes of port {}", target.port.0));
+        return walk.refuse(view, DropReason::Mtu, Problem::TooBig { mtu });
+    }
+    let cut_to = too_long.then_some(port.mtu);
+    walk.decision = Decision::Route { adjacency, target, tag: TagAction::Keep, cut_to };
+    walk.note(|| format!("leaves by port {}", target.port.0));
     Step::Done
 }
 

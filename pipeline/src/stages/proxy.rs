@@ -6,63 +6,125 @@
 //! for a duplicate (RFC 5227, RFC 4862) and gets no answer from us.
 //!
 //! A question that was sent to one station's MAC is that station's to answer, unless it is the gateway's.
+//!
+//! What somebody says about his own address is remembered, for those that are routed to him. Who looks for
+//! a router gets its advertisement.
 
-use std::net::IpAddr;
+use packet::header::{Arp, ArpOperation, Ipv6, NeighborSolicit, ethertype, icmp6, protocol};
+use packet::{Address, MacAddr, PortId};
 
-use packet::header::{Arp, ArpOperation, Ipv6, NeighborSolicit, ethertype};
-use packet::{MacAddr, PortId};
-
-use crate::walk::{Answer, Decision, Packet, Step, View, Walk};
+use crate::snapshot::DomainKind;
+use crate::tables::NeighborKey;
+use crate::walk::{Answer, Decision, Effect, Packet, Step, View, Walk};
 
 /// See the module header.
 pub fn walk(packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk) -> Step {
     let to = packet.destination();
-    if !view.network.neighbor_proxy || !(to.is_multicast() || is_gateway_mac(view, to)) {
+    let for_us = view.snapshot.router_mac(packet.from) == Some(to) || is_gateway_mac(view, to);
+    if !(to.is_multicast() || for_us) {
         return Step::Next;
     }
-    let answer = match packet.ethertype() {
+    let spoken = match packet.ethertype() {
         ethertype::ARP => arp(packet, view),
-        ethertype::IPV6 => solicitation(packet, view),
+        ethertype::IPV6 => discovery(packet, view),
         _ => None,
     };
+    let Some(Spoken { says, answer, ends }) = spoken else { return Step::Next };
+    if let (Some((address, mac)), true) = (says, view.network.domain.is_some()) {
+        let kind = view.snapshot.kind(walk.network);
+        let port = (kind == DomainKind::Uplink).then_some(packet.from);
+        let neighbor = NeighborKey { network: walk.network, port, address };
+        walk.then(Effect::Meet { neighbor, mac, asks: answer.is_some() });
+    }
     match answer {
-        Some(answer) => {
+        Some(answer) if view.network.neighbor_proxy || for_us => {
+            walk.note(|| "answered by the switch".to_owned());
             walk.decision = Decision::Answer(answer);
             Step::Done
         }
-        None => Step::Next,
+        _ if ends && for_us => {
+            walk.decision = Decision::Consume;
+            Step::Done
+        }
+        _ => Step::Next,
     }
 }
 
-fn arp(packet: &Packet<'_>, view: &View<'_>) -> Option<Answer> {
-    let request = Arp::new(packet.payload())?;
-    if request.operation() != ArpOperation::Request || request.sender_ip() == request.target_ip() {
+/// What somebody says about addresses.
+struct Spoken {
+    /// An address, and the MAC that he says has it.
+    says: Option<(Address, MacAddr)>,
+    /// What the switch has to say to it.
+    answer: Option<Answer>,
+    /// It is an answer: when it was for us, it ends here.
+    ends: bool,
+}
+
+fn arp(packet: &Packet<'_>, view: &View<'_>) -> Option<Spoken> {
+    let arp = Arp::new(packet.payload())?;
+    let says = (!arp.sender_ip().is_unspecified() && arp.sender_mac == packet.source())
+        .then(|| (arp.sender_ip().into(), arp.sender_mac));
+    if arp.operation() != ArpOperation::Request {
+        return Some(Spoken { says, answer: None, ends: true });
+    }
+    let probes = arp.sender_ip() == arp.target_ip();
+    let owner = if probes { None } else { owner(view, packet.from, arp.target_ip().into()) };
+    Some(Spoken { says, answer: owner.map(|(mac, _)| Answer::Arp(mac)), ends: false })
+}
+
+fn discovery(packet: &Packet<'_>, view: &View<'_>) -> Option<Spoken> {
+    let ip = Ipv6::new(packet.payload())?;
+    if ip.protocol != protocol::ICMPV6 || ip.header.hop_limit != 255 {
         return None;
     }
-    let (mac, _) = owner(view, packet.from, IpAddr::V4(request.target_ip()))?;
-    Some(Answer::Arp(mac))
-}
-
-fn solicitation(packet: &Packet<'_>, view: &View<'_>) -> Option<Answer> {
-    let ip = Ipv6::new(packet.payload())?;
-    let solicit = NeighborSolicit::new(&ip)?;
-    let (mac, router) = owner(view, packet.from, IpAddr::V6(solicit.target))?;
-    Some(Answer::NeighborAdvert { mac, router })
+    if let Some(solicit) = NeighborSolicit::new(&ip) {
+        let says = (!solicit.src.is_unspecified()).then(|| (solicit.src.into(), packet.source()));
+        let owner = owner(view, packet.from, solicit.target.into());
+        let answer = owner.map(|(mac, router)| Answer::NeighborAdvert { mac, router });
+        return Some(Spoken { says, answer, ends: false });
+    }
+    match ip.payload.first() {
+        Some(&icmp6::NEIGHBOR_ADVERT) => {
+            let target: [u8; 16] = ip.payload.get(8..24)?.try_into().ok()?;
+            Some(Spoken { says: Some((Address::v6(target), packet.source())), answer: None, ends: true })
+        }
+        Some(&icmp6::ROUTER_SOLICIT) if view.snapshot.kind(view.port.network) == DomainKind::Inside => {
+            let advert = view.network.router_advert?;
+            let answer = Answer::RouterAdvert { mac: view.router_mac(), advert };
+            Some(Spoken { says: None, answer: Some(answer), ends: false })
+        }
+        _ => None,
+    }
 }
 
 /// Returns who owns `address`, as far as somebody behind `asker` is to know, and whether it is the gateway.
-fn owner(view: &View<'_>, asker: PortId, address: IpAddr) -> Option<(MacAddr, bool)> {
+fn owner(view: &View<'_>, asker: PortId, address: Address) -> Option<(MacAddr, bool)> {
+    let router = view.snapshot.router_mac(asker).or(view.network.gateway.as_ref().map(|gateway| gateway.mac));
+    let ip = address.ip();
     if let Some(gateway) = &view.network.gateway
-        && gateway.addresses.contains(&address)
+        && gateway.addresses.contains(&ip)
     {
-        return Some((gateway.mac, true));
+        return Some((router?, true));
     }
-    if let Some(neighbor) = view.network.neighbors.get(&address) {
-        let apart = view.port.isolated && view.snapshot.port(neighbor.port).is_some_and(|port| port.isolated);
-        return (neighbor.port != asker && !apart).then_some((neighbor.mac, false));
+    match view.snapshot.kind(view.port.network) {
+        // The device's own addresses are the host's to answer for.
+        DomainKind::Uplink => None,
+        // The host reaches every network through us, and has no neighbour there but us.
+        DomainKind::Host => {
+            let shared = view.snapshot.router();
+            let known = shared.network_of(address).is_some()
+                || shared.translations.find(address, 0, 0, false).is_some();
+            known.then_some((router?, true))
+        }
+        DomainKind::Inside => {
+            if let Some(neighbor) = view.network.neighbors.get(&ip) {
+                let there = view.snapshot.port(neighbor.port);
+                let apart = view.port.isolated && there.is_some_and(|port| port.isolated);
+                return (neighbor.port != asker && !apart).then_some((neighbor.mac, false));
+            }
+            view.snapshot.is_host_address(&ip).then_some((router?, true))
+        }
     }
-    let gateway = view.network.gateway.as_ref()?;
-    view.snapshot.is_host_address(&address).then_some((gateway.mac, true))
 }
 
 fn is_gateway_mac(view: &View<'_>, mac: MacAddr) -> bool {

@@ -21,6 +21,11 @@ impl Counter {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
     }
 
+    /// Sets the number of something that comes and goes. Only from the thread that owns the counter.
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
     /// Returns the number.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
@@ -41,7 +46,7 @@ pub struct PortCounters {
     pub tx_bytes: Counter,
 }
 
-/// One side of the frame ledger: `received + created = forwarded + dropped + consumed` at the end of a turn.
+/// One side of the frame ledger: `received + created = forwarded + dropped + consumed + held` at the end of a turn.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub struct Ledger {
@@ -63,6 +68,10 @@ pub struct Ledger {
     pub events_lost: Counter,
     /// Places of the flow cache that hold a decision; they are used again, never given back.
     pub cache_entries: Counter,
+    /// Decisions kept about routed and tracked flows, now.
+    pub routed_entries: Counter,
+    /// Frames that wait for a neighbour or for their first fragment, now.
+    pub held: Counter,
 }
 
 /// The counters of one worker.

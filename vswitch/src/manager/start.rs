@@ -15,7 +15,7 @@ use super::Manager;
 use super::change::Missing;
 use super::loops::LoopGuard;
 use super::upkeep::{host_addresses, poll};
-use crate::compile::Compiler;
+use crate::compile::{self, Compiler};
 use crate::crew::{Crew, Listener, News, Plan};
 use crate::devices::Devices;
 use crate::intent::{Intent, fdb_key};
@@ -23,6 +23,7 @@ use crate::journal::Journal;
 use crate::numbers::Numbers;
 use crate::refusal::Refusal;
 use crate::store::Store;
+use crate::surroundings::Surroundings;
 
 /// AF_XDP sockets that the memory is shared out for at least: some may be added at run time.
 const SPARE_SOCKETS: usize = 4;
@@ -80,8 +81,11 @@ impl Manager {
             .map_err(|e| anyhow::anyhow!("cannot map {} bytes for frames: {e}", sizing.area_bytes()))?;
         let table_limits = TableLimits {
             ports: usize::from(limits.ports),
-            networks: usize::from(limits.networks),
+            // Two more: the outside and the host.
+            networks: usize::from(limits.networks) + 2,
             stations: usize::try_from(limits.stations)?,
+            neighbors: usize::try_from(limits.neighbors)?,
+            connections: usize::try_from(limits.connections)?,
             flows: usize::try_from(limits.flows)?,
             workers: cpus.len(),
             ..TableLimits::default()
@@ -89,8 +93,8 @@ impl Manager {
         let tables = Tables::new(table_limits, random()?);
         let devices = Devices::start(&name)?;
         let mut compiler = Compiler::new();
-        let host = host_addresses();
-        let snapshot = compiler.compile(&[], &[], &limits, host.clone());
+        let surroundings = Surroundings { addresses: host_addresses(), ..Surroundings::default() };
+        let (snapshot, _) = compiler.compile(&compile::Plan::empty(&limits, &surroundings));
         let polling = (poll(document.workers.poll), usize::from(document.workers.budget));
         let (crew, listener, news) = Crew::start(Plan {
             cpus,
@@ -124,7 +128,8 @@ impl Manager {
             compiler,
             generation: 0,
             fixed: BTreeMap::new(),
-            host,
+            neighbors: BTreeMap::new(),
+            surroundings,
             loops: LoopGuard::default(),
             polling,
         };

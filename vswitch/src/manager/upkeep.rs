@@ -1,6 +1,6 @@
 //! What happens without a request: devices that vanish and come back, ageing, rates, loops, time-outs.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -130,9 +130,9 @@ impl Manager {
         self.crew.drop_retired();
         self.enable_again();
         self.let_namespaces_die().await;
-        let host = host_addresses();
-        if host != self.host {
-            self.host = host;
+        let addresses = host_addresses();
+        if addresses != self.surroundings.addresses {
+            self.surroundings.addresses = addresses;
             self.publish();
         }
     }
@@ -152,6 +152,8 @@ impl Manager {
             News::Pipeline(pipeline::Event::StationMoved { station, from, to, .. }) => {
                 self.station_moved(station, from, to).await;
             }
+            // The uplink follows the host's neighbours by itself.
+            News::Pipeline(pipeline::Event::Resolve { .. }) => {}
             News::Pipeline(pipeline::Event::LoopSeen { network, sent_by, seen_at }) => {
                 self.loop_seen(network, sent_by, seen_at);
             }
@@ -284,9 +286,9 @@ pub fn poll(wish: Wish) -> Poll {
 
 /// Returns the addresses of the host itself: those of the daemon's namespace, but for loopback and link-local ones,
 /// which mean another machine to everybody who asks.
-pub fn host_addresses() -> HashSet<IpAddr> {
-    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return HashSet::new() };
-    interfaces
+pub fn host_addresses() -> Vec<IpAddr> {
+    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
+    let addresses: BTreeSet<IpAddr> = interfaces
         .filter_map(|interface| {
             let address = interface.address?;
             let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
@@ -296,5 +298,6 @@ pub fn host_addresses() -> HashSet<IpAddr> {
             IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local(),
             IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
         })
-        .collect()
+        .collect();
+    addresses.into_iter().collect()
 }

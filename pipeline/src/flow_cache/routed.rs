@@ -1,0 +1,333 @@
+//! The flow cache of what is routed or tracked: one entry for one direction of a connection.
+//!
+//! The key holds all that the stages read and a hit does not check: the input port, both MACs, addresses, protocol,
+//! and ports or ICMP identifier. An IPv4 entry is one cache line of 64 bytes, key and decision; an IPv6 entry
+//! takes two. A key can be in any of four neighbouring entries; when all are taken, the least used goes.
+//!
+//! An entry is good while the sum of the generations of its two ports is what it was (everything configured), its
+//! neighbour has a MAC at that port, and the packet fits. It keeps the packets and bytes that it served
+//! itself; a sweep brings them home to the connection, twice a second, and forgets entries that served none since the last
+//! sweep or whose connection is dead. So no entry that survives two sweeps belongs to a connection that died before
+//! them, and connections whose slots may be used again need no look from the fast path (see
+//! [`Connections`](crate::tables::connections)).
+
+use packet::{Instant, PortId, prefetch};
+
+use super::Tick;
+use crate::tables::connections::{Connections, Direction};
+
+/// What a cached decision is found by.
+pub(crate) trait Key: Copy + Eq {
+    /// What the addresses and ports become.
+    type Rewrite: Copy + Default + std::fmt::Debug;
+    /// No key: an entry that has it is free.
+    const NONE: Self;
+    /// Returns its hash.
+    fn hash(&self, seed: [u64; 2]) -> u64;
+}
+
+/// The key of an IPv4 packet, 32 bytes: addresses; ports, protocol and input port; MACs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct Key4(pub(crate) [u64; 4]);
+
+/// The key of an IPv6 packet, 56 bytes: addresses; ports, protocol and input port; MACs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct Key6(pub(crate) [u64; 7]);
+
+/// What one side of an IPv4 packet becomes: the side that the entry's flags name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct Rewrite4 {
+    pub(crate) address: [u8; 4],
+    pub(crate) port: [u8; 2],
+}
+
+/// What the two sides of an IPv6 packet become.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct Rewrite6 {
+    pub(crate) source: [u8; 16],
+    pub(crate) destination: [u8; 16],
+    pub(crate) source_port: [u8; 2],
+    pub(crate) destination_port: [u8; 2],
+}
+
+impl Key for Key4 {
+    type Rewrite = Rewrite4;
+    const NONE: Self = Self([0; 4]);
+
+    #[inline(always)]
+    fn hash(&self, seed: [u64; 2]) -> u64 {
+        let [a, b, c, d] = self.0;
+        fold(fold(a ^ seed[0], b ^ seed[1]) ^ c, d ^ seed[0].rotate_left(23))
+    }
+}
+
+impl Key for Key6 {
+    type Rewrite = Rewrite6;
+    const NONE: Self = Self([0; 7]);
+
+    #[inline(always)]
+    fn hash(&self, seed: [u64; 2]) -> u64 {
+        let [a, b, c, d, e, f, g] = self.0;
+        let addresses = fold(a ^ seed[0], b ^ seed[1]) ^ fold(c ^ seed[1].rotate_left(23), d ^ seed[0]);
+        fold(fold(addresses ^ e, f ^ seed[1]) ^ g, seed[0].rotate_left(23))
+    }
+}
+
+/// Folded multiplication: one instruction, and a secret seed against made-up keys.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "both halves are used")]
+fn fold(a: u64, b: u64) -> u64 {
+    let product = u128::from(a).wrapping_mul(u128::from(b));
+    product as u64 ^ (product >> 64) as u64
+}
+
+/// What is done to a flow's packets, beside the addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// The connection's slot and the direction.
+    pub(crate) connection: u32,
+    pub(crate) direction: Direction,
+    /// The neighbour's place; of a bridged flow, the station's.
+    pub(crate) next: u32,
+    /// The output port.
+    pub(crate) to: PortId,
+    /// See [`flag`].
+    pub(crate) flags: u8,
+    /// The sum of the generations of both ports.
+    pub(crate) generation: u32,
+    /// The change of the addresses, as a checksum takes it.
+    pub(crate) addresses_delta: u16,
+    /// The change of the addresses and ports.
+    pub(crate) transport_delta: u16,
+}
+
+/// What an entry is like.
+pub(crate) mod flag {
+    /// The source is rewritten.
+    pub(crate) const SOURCE: u8 = 1;
+    /// The destination is rewritten.
+    pub(crate) const DESTINATION: u8 = 2;
+    /// It is bridged: nothing is rewritten, MACs and time to live neither.
+    pub(crate) const BRIDGED: u8 = 4;
+    /// It served no packet since the last sweep.
+    pub(crate) const IDLE: u8 = 8;
+}
+
+const CONNECTION_BITS: u32 = 24;
+const NEXT_BITS: u32 = 22;
+const PORT_BITS: u32 = 12;
+const DIRECTION_AT: u32 = CONNECTION_BITS;
+const NEXT_AT: u32 = DIRECTION_AT + 1;
+const PORT_AT: u32 = NEXT_AT + NEXT_BITS;
+const FLAGS_AT: u32 = PORT_AT + PORT_BITS;
+
+/// The most connections that an entry can tell apart.
+pub(crate) const MAX_CONNECTIONS: usize = 1 << CONNECTION_BITS;
+
+/// One decision: 64 bytes for IPv4, 128 for IPv6.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub(crate) struct Entry<K: Key> {
+    key: K,
+    /// Connection (24 bits), direction (1), next hop (22), output port (12), flags (5).
+    names: u64,
+    generation: u32,
+    pub(crate) packets: u32,
+    pub(crate) bytes: u32,
+    pub(crate) addresses_delta: u16,
+    pub(crate) transport_delta: u16,
+    made: Tick,
+    pub(crate) rewrite: K::Rewrite,
+}
+
+const _: () = assert!(size_of::<Entry<Key4>>() == 64);
+const _: () = assert!(size_of::<Entry<Key6>>() == 128);
+
+impl<K: Key> Entry<K> {
+    fn empty() -> Self {
+        Self {
+            key: K::NONE,
+            names: 0,
+            generation: 0,
+            packets: 0,
+            bytes: 0,
+            addresses_delta: 0,
+            transport_delta: 0,
+            made: Tick::default(),
+            rewrite: K::Rewrite::default(),
+        }
+    }
+
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "bit fields")]
+    pub(crate) fn next(&self) -> usize {
+        (self.names >> NEXT_AT) as usize & ((1 << NEXT_BITS) - 1)
+    }
+
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "bit fields")]
+    pub(crate) fn to(&self) -> PortId {
+        PortId((self.names >> PORT_AT) as u16 & ((1 << PORT_BITS) - 1))
+    }
+
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "bit fields")]
+    pub(crate) fn flags(&self) -> u8 {
+        (self.names >> FLAGS_AT) as u8
+    }
+
+    #[inline(always)]
+    pub(crate) fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// Returns the version that the station of a bridged flow had, which has no rewrite: kept in its place.
+    #[inline(always)]
+    pub(crate) fn station_version(&self) -> u32 {
+        u32::from(self.addresses_delta) | u32::from(self.transport_delta) << 16
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_fresh(&self, now: Tick, refresh: Tick) -> bool {
+        self.made.is_within(now, refresh)
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "bit fields")]
+    fn connection(&self) -> (u32, Direction) {
+        let slot = self.names as u32 & ((1 << CONNECTION_BITS) - 1);
+        let reply = self.names >> DIRECTION_AT & 1 != 0;
+        (slot, if reply { Direction::Reply } else { Direction::Original })
+    }
+}
+
+const WAYS: usize = 4;
+
+/// Where a decision is or would be: the entry to look at first.
+pub(crate) type Place = u32;
+
+/// One worker's decisions of one family. See the module header.
+#[derive(Debug)]
+pub(crate) struct RoutedCache<K: Key> {
+    entries: Box<[Entry<K>]>,
+    mask: u32,
+    seed: [u64; 2],
+    used: usize,
+    cursor: usize,
+}
+
+impl<K: Key> RoutedCache<K> {
+    /// Makes a cache for about `flows` decisions (rounded up to a power of two).
+    pub(crate) fn new(flows: usize, seed: [u64; 2]) -> Self {
+        let count = flows.max(WAYS).next_power_of_two();
+        let mask = u32::try_from(count - 1).expect("Limits keep flows far below 2^32");
+        Self { entries: vec![Entry::empty(); count].into_boxed_slice(), mask, seed, used: 0, cursor: 0 }
+    }
+
+    /// Returns where the key belongs, and asks the processor for the line to look in first.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "masked")]
+    pub(crate) fn locate(&self, key: &K) -> Place {
+        let place = key.hash(self.seed) as u32 & self.mask;
+        prefetch(&self.entries[place as usize]);
+        place
+    }
+
+    /// Returns the entry of `key`; `place` is what `locate` said.
+    #[inline(always)]
+    pub(crate) fn find(&mut self, place: Place, key: &K) -> Option<&mut Entry<K>> {
+        let home = place as usize;
+        let at = if self.entries.get(home)?.key == *key { home } else { self.find_elsewhere(home, key)? };
+        self.entries.get_mut(at)
+    }
+
+    #[inline(never)]
+    fn find_elsewhere(&self, home: usize, key: &K) -> Option<usize> {
+        (1..WAYS).map(|step| home ^ step).find(|at| self.entries[*at].key == *key)
+    }
+
+    /// Keeps a decision. When its places are full, the one that served fewest packets goes, and what it counted is
+    /// brought home.
+    pub(crate) fn insert(
+        &mut self,
+        key: &K,
+        plan: Plan,
+        rewrite: K::Rewrite,
+        connections: &Connections,
+        now: Instant,
+    ) {
+        let home = self.locate(key) as usize;
+        let ways = (0..WAYS).map(|step| home ^ step);
+        let own = ways.clone().find(|at| self.entries[*at].key == *key || self.entries[*at].key == K::NONE);
+        let at = own.or_else(|| ways.min_by_key(|at| self.entries[*at].packets)).unwrap_or(home);
+        if self.entries[at].key == K::NONE {
+            self.used += 1;
+        } else {
+            self.bring_home(at, connections, now);
+        }
+        self.entries[at] = Entry {
+            key: *key,
+            names: u64::from(plan.connection)
+                | u64::from(plan.direction == Direction::Reply) << DIRECTION_AT
+                | u64::from(plan.next) << NEXT_AT
+                | u64::from(plan.to.0) << PORT_AT
+                | u64::from(plan.flags) << FLAGS_AT,
+            generation: plan.generation,
+            packets: 0,
+            bytes: 0,
+            addresses_delta: plan.addresses_delta,
+            transport_delta: plan.transport_delta,
+            made: Tick::at(now),
+            rewrite,
+        };
+    }
+
+    /// Says whether nothing is kept.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.used == 0
+    }
+
+    /// Returns how many decisions are kept.
+    pub(crate) fn used(&self) -> usize {
+        self.used
+    }
+
+    /// Returns how many there is room for.
+    pub(crate) fn capacity(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Looks at the next `count` places; says whether the last was among them.
+    pub(crate) fn sweep(&mut self, count: usize, connections: &Connections, now: Instant) -> bool {
+        let end = (self.cursor + count).min(self.entries.len());
+        for at in self.cursor..end {
+            if self.entries[at].key == K::NONE {
+                continue;
+            }
+            let was_idle = self.entries[at].flags() & flag::IDLE != 0;
+            let is_idle = self.entries[at].packets == 0;
+            let alive = if is_idle { !was_idle } else { self.bring_home(at, connections, now) };
+            if !alive {
+                self.entries[at] = Entry::empty();
+                self.used -= 1;
+                continue;
+            }
+            let idle = u64::from(flag::IDLE) << FLAGS_AT;
+            let names = &mut self.entries[at].names;
+            *names = if is_idle { *names | idle } else { *names & !idle };
+        }
+        self.cursor = if end == self.entries.len() { 0 } else { end };
+        self.cursor == 0
+    }
+
+    /// Adds what an entry counted to its connection, and says whether that lives.
+    fn bring_home(&mut self, at: usize, connections: &Connections, now: Instant) -> bool {
+        let entry = &mut self.entries[at];
+        let (slot, direction) = entry.connection();
+        let (packets, bytes) = (std::mem::take(&mut entry.packets), std::mem::take(&mut entry.bytes));
+        connections.fold(slot, direction, packets, u64::from(bytes), now)
+    }
+}

@@ -1,0 +1,152 @@
+//! What a pipeline does between packets: retries, sweeps, ages.
+//!
+//! A worker calls [`Pipeline::tick`] every turn; each call does a slice of the work that is due, so none
+//! takes long. Nothing here is urgent: a worker that sleeps is woken for it only while something waits.
+
+use std::time::Duration;
+
+use packet::{FramePool, Instant};
+
+use crate::{DropReason, Flow, Outputs, Pipeline, Turn};
+
+/// Every decision is looked at twice in a second: what it counted is brought home then.
+const SWEEP: Duration = Duration::from_millis(500);
+/// The pause between two slices of upkeep.
+const SLICE: Duration = Duration::from_millis(1);
+/// Connections, and neighbours, that one slice looks at.
+const BUDGET: usize = 64;
+/// Time stamps of "never": nothing is kept.
+const NEVER: Instant = Instant::from_nanos(u64::MAX);
+
+/// Where upkeep stands.
+#[derive(Debug, Default)]
+pub(crate) struct Upkeep {
+    last: Instant,
+    /// When the present sweep of both caches began, and the one before.
+    began: Instant,
+    before: Instant,
+    /// Which of the two caches have been swept to their end.
+    swept: [bool; 2],
+    /// The tables were told that nothing is kept.
+    rests: bool,
+}
+
+impl Pipeline {
+    /// Does what is due. Every turn; cheap when nothing is.
+    pub fn tick(&mut self, outputs: &mut Outputs, pool: &mut FramePool, now: Instant) {
+        if now.since(self.upkeep.last) < SLICE {
+            return;
+        }
+        let elapsed = now.since(self.upkeep.last).min(SWEEP);
+        self.upkeep.last = now;
+        let mut turn = Turn { outputs, pool, now };
+        if !self.held.is_empty() || self.fragments.held_frames() > 0 {
+            self.retry_held(&mut turn);
+        }
+        self.sweep_cache(elapsed, now);
+        let tables = &self.tables;
+        tables.connections.sweep(self.worker, now, BUDGET, &mut |ended| {
+            if let Some(lease) = ended.details.nat_port {
+                tables.nat_ports.give_back(lease);
+            }
+        });
+        if self.worker == 0 {
+            let mut questions = std::mem::take(&mut self.questions);
+            self.tables.neighbors.expire(now, BUDGET, &mut |key, last| {
+                if questions.len() < questions.capacity() {
+                    questions.push((key, last));
+                }
+            });
+            for (key, last) in questions.drain(..) {
+                self.ask_for(key, last, &mut turn);
+            }
+            self.questions = questions;
+        }
+    }
+
+    /// Says whether something waits for the next tick, so that a worker must not sleep for long.
+    pub fn wants_tick(&self) -> bool {
+        !self.upkeep.rests || self.held_frames() > 0
+    }
+
+    /// Returns how many frames wait here: for a neighbour, or for their first fragment.
+    pub fn held_frames(&self) -> u64 {
+        (self.held.len() + self.fragments.held_frames()) as u64
+    }
+
+    /// The worker is about to look connections up: from now on it may hold decisions about them.
+    pub(crate) fn wake_cache(&mut self, now: Instant) {
+        if self.upkeep.rests {
+            self.upkeep = Upkeep { last: self.upkeep.last, began: now, before: now, ..Upkeep::default() };
+            self.tables.connections.passed(self.worker, now);
+        }
+    }
+
+    fn sweep_cache(&mut self, elapsed: Duration, now: Instant) {
+        if self.upkeep.rests {
+            return;
+        }
+        let Self { routed4, routed6, tables, upkeep, .. } = self;
+        let share = |capacity: usize| {
+            let part = capacity as u128 * elapsed.as_nanos() / SWEEP.as_nanos();
+            usize::try_from(part).unwrap_or(capacity) + 1
+        };
+        if !upkeep.swept[0] {
+            upkeep.swept[0] = routed4.sweep(share(routed4.capacity()), &tables.connections, now);
+        }
+        if !upkeep.swept[1] {
+            upkeep.swept[1] = routed6.sweep(share(routed6.capacity()), &tables.connections, now);
+        }
+        if upkeep.swept != [true; 2] {
+            return;
+        }
+        // Every decision that is left served a packet of a living connection in this sweep or in the one before.
+        upkeep.rests = routed4.is_empty() && routed6.is_empty();
+        let since = if upkeep.rests { NEVER } else { upkeep.before };
+        tables.connections.passed(self.worker, since);
+        upkeep.before = upkeep.began;
+        upkeep.began = now;
+        upkeep.swept = [false; 2];
+        let entries = (routed4.used() + routed6.used()) as u64;
+        tables.counters(self.worker).ledger.routed_entries.set(entries);
+    }
+
+    fn retry_held(&mut self, turn: &mut Turn<'_>) {
+        let now = turn.now;
+        loop {
+            let neighbors = &self.tables.neighbors;
+            let is_known = |key: &_| neighbors.find(*key).is_some_and(|(_, target)| target.is_some());
+            let Some((waiting, known)) = self.held.take(now, is_known) else { break };
+            self.counters().ledger.held.set(self.held_frames());
+            if known {
+                self.miss(waiting.frame, &Flow::default(), waiting.from, turn);
+            } else {
+                self.unresolved(waiting.frame, waiting.from, turn);
+            }
+        }
+        self.ask_again(turn);
+        let mut late = std::mem::take(&mut self.late);
+        self.fragments.expire(now, &mut |frame, from| late.push((frame, from)));
+        for (frame, from) in late.drain(..) {
+            self.drop_frame(frame, from, DropReason::Fragment.into(), turn);
+        }
+        self.late = late;
+        self.counters().ledger.held.set(self.held_frames());
+    }
+
+    /// Asks again for those that did not answer.
+    fn ask_again(&mut self, turn: &mut Turn<'_>) {
+        let mut questions = std::mem::take(&mut self.questions);
+        for key in self.held.neighbors() {
+            if let Ok((_, crate::tables::Ask::Now)) = self.tables.neighbors.resolve(key, turn.now)
+                && questions.len() < questions.capacity()
+            {
+                questions.push((key, None));
+            }
+        }
+        for (key, last) in questions.drain(..) {
+            self.ask_for(key, last, turn);
+        }
+        self.questions = questions;
+    }
+}
