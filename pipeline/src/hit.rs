@@ -47,9 +47,9 @@ fn word<const N: usize>(bytes: &[u8; N], at: usize) -> u64 {
 /// Says whether the frame is for the routing stages: for the router's MAC, or on a tracked network for anybody.
 #[inline(always)]
 pub(crate) fn concerns(bytes: &[u8], ingress: &Ingress) -> bool {
-    bytes.first_chunk::<6>().is_some_and(|to| {
-        MacAddr(*to) == ingress.router_mac || ingress.tracked && to[0] & 1 == 0
-    })
+    bytes
+        .first_chunk::<6>()
+        .is_some_and(|to| MacAddr(*to) == ingress.router_mac || ingress.tracked && to[0] & 1 == 0)
 }
 
 /// Reads the key of a frame, when it qualifies.
@@ -110,7 +110,8 @@ fn transport(protocol: u8, bytes: &[u8], l4: usize, end: usize) -> Option<u32> {
             let tcp = transport.first_chunk::<20>()?;
             let header_len = usize::from(tcp[12] >> 4) * 4;
             let whole = header_len >= 20 && header_len <= transport.len();
-            (whole && tcp[13] & STATE_FLAGS == 0).then_some(u32::from_le_bytes([tcp[0], tcp[1], tcp[2], tcp[3]]))
+            (whole && tcp[13] & STATE_FLAGS == 0)
+                .then_some(u32::from_le_bytes([tcp[0], tcp[1], tcp[2], tcp[3]]))
         }
         UDP => Some(u32::from_le_bytes([head[0], head[1], head[2], head[3]])),
         ICMP if l4 == L4_V4 && matches!(head[0], 0 | 8) => Some(query(head)),
@@ -165,7 +166,9 @@ impl<'a> Check<'a> {
             macs[..6].copy_from_slice(&target.mac.0);
             macs[6..].copy_from_slice(&egress.router_mac.0);
             K::rewrite(frame, entry);
-        } else if self.tables.fdb.versions().get(entry.next())?.load(Ordering::Acquire) != entry.station_version() {
+        } else if self.tables.fdb.versions().get(entry.next())?.load(Ordering::Acquire)
+            != entry.station_version()
+        {
             return None;
         }
         entry.packets += 1;

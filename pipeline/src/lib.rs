@@ -51,11 +51,11 @@ pub mod stages {
     // Whose packet it is, and where it goes beyond the link.
     pub mod connection;
     pub mod dnat;
-    pub mod route;
-    pub mod policy;
-    pub mod snat;
     pub mod forward;
     pub mod neighbor;
+    pub mod policy;
+    pub mod route;
+    pub mod snat;
     // What is decided leaves.
     pub mod output;
 }
@@ -72,8 +72,8 @@ pub use flow_cache::{StationRef, TagAction, Transform};
 pub use outputs::Outputs;
 pub use snapshot::{
     Domain, DomainKind, DomainSpec, Gateway, Guard, Hop, MAX_PORTS, Neighbor, NetworkInfo, PortInfo,
-    PublishedService, Route, Router, RouterSpec, Snapshot, SnapshotBuilder, Source, Translation, Translations,
-    VlanMode, VlanSet,
+    PublishedService, Route, Router, RouterSpec, Snapshot, SnapshotBuilder, Source, Translation,
+    Translations, VlanMode, VlanSet,
 };
 pub use tables::{Limits, Tables};
 
@@ -84,8 +84,8 @@ use held::Held;
 use hit::{AnyKey, Check};
 use slow::Death;
 use stages::{
-    bridge, connection, dnat, forward, guard, learn, loops, neighbor, output, policy as policies, proxy, route,
-    snat,
+    bridge, connection, dnat, forward, guard, learn, loops, neighbor, output, policy as policies, proxy,
+    route, snat,
 };
 use tables::{Fragments, NeighborKey, Target};
 use upkeep::Upkeep;
@@ -401,7 +401,13 @@ struct BridgeCheck<'a> {
 }
 
 impl<'a> BridgeCheck<'a> {
-    fn new(tables: &'a Tables, snapshot: &'a Snapshot, cache: &'a FlowCache, from: PortId, now: Instant) -> Self {
+    fn new(
+        tables: &'a Tables,
+        snapshot: &'a Snapshot,
+        cache: &'a FlowCache,
+        from: PortId,
+        now: Instant,
+    ) -> Self {
         Self {
             snapshot,
             cache: cache.reader(),

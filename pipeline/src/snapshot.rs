@@ -150,7 +150,11 @@ impl Snapshot {
     /// Returns the router's own address of a family in a network: where it answers and asks from.
     pub fn own_address(&self, network: NetworkId, v6: bool) -> Option<Address> {
         let gateway = self.network(network)?.gateway.as_ref()?;
-        gateway.addresses.iter().find(|address| address.is_ipv6() == v6).map(|address| Address::from(*address))
+        gateway
+            .addresses
+            .iter()
+            .find(|address| address.is_ipv6() == v6)
+            .map(|address| Address::from(*address))
     }
 
     /// Returns the number that a decision about packets between two ports is good for.

@@ -163,6 +163,21 @@ impl Lab {
         }
         self.pipeline.run(&mut self.batch, &mut self.outputs, &mut self.pool, self.now);
         assert!(self.batch.is_empty(), "the pipeline left frames undecided");
+        self.collect();
+    }
+
+    /// Winds the clock on in steps of half a second, and lets the pipeline do what is due.
+    pub fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.now < end {
+            self.now = (self.now + Duration::from_millis(500)).min(end);
+            self.pipeline.tick(&mut self.outputs, &mut self.pool, self.now);
+            self.collect();
+        }
+    }
+
+    /// Takes what the pipeline sent.
+    fn collect(&mut self) {
         self.check_ledger();
         for port in self.outputs.touched().to_vec() {
             let queue = self.outputs.queue(port).expect("touched ports have queues");
@@ -252,7 +267,7 @@ impl Lab {
         let ledger = &counters.ledger;
         assert_eq!(
             ledger.received.get() + ledger.created.get(),
-            ledger.forwarded.get() + ledger.dropped.get() + ledger.consumed.get(),
+            ledger.forwarded.get() + ledger.dropped.get() + ledger.consumed.get() + ledger.held.get(),
             "frames are conserved\n{}",
             self.describe()
         );

@@ -3,6 +3,7 @@
 pub mod lab;
 pub mod model;
 pub mod net;
+pub mod site;
 
 pub use lab::Lab;
 pub use net::Net;

@@ -34,7 +34,13 @@ impl Pipeline {
                 while let Some((waiting, from)) = self.fragments.release(key) {
                     self.counters().ledger.held.set(self.held_frames());
                     match Headers::of(waiting.bytes()) {
-                        Ok(Some(headers)) => self.follow(waiting, headers, (tuple.source_port, tuple.destination_port), from, turn),
+                        Ok(Some(headers)) => self.follow(
+                            waiting,
+                            headers,
+                            (tuple.source_port, tuple.destination_port),
+                            from,
+                            turn,
+                        ),
                         _ => self.drop_frame(waiting, from, DropReason::Malformed.into(), turn),
                     }
                 }

@@ -4,12 +4,11 @@
 use packet::header::protocol;
 use packet::{Address, Frame, PortId};
 
+use crate::answer::Problem;
 use crate::flow_cache::routed::{Plan, Rewrite4, Rewrite6, flag};
 use crate::flow_cache::{StationRef, Transform};
 use crate::headers::{Headers, Segment};
-use packet::header::tcp_flags::SYN;
 use crate::hit::AnyKey;
-use crate::answer::Problem;
 use crate::requests;
 use crate::rewrite;
 use crate::slow::Death;
@@ -21,6 +20,7 @@ use crate::tables::connections::{
 use crate::tables::{Adjacency, Ask, NeighborKey, Target};
 use crate::walk::{Answer, Decision, Lookup, View, Walk};
 use crate::{DropReason, Event, Flow, Pipeline, Turn, fragmenter, mss};
+use packet::header::tcp_flags::SYN;
 
 /// The connection that a packet belongs to.
 pub(crate) struct Joined {
@@ -157,7 +157,8 @@ impl Pipeline {
         from: PortId,
         turn: &mut Turn<'_>,
     ) {
-        let (Decision::Route { adjacency, target, cut_to, .. }, Some(headers)) = (walk.decision, walk.headers)
+        let (Decision::Route { adjacency, target, cut_to, .. }, Some(headers)) =
+            (walk.decision, walk.headers)
         else {
             return self.drop_frame(frame, from, DropReason::NoRoute.into(), turn);
         };
@@ -208,7 +209,8 @@ impl Pipeline {
         turn: &mut Turn<'_>,
     ) {
         let mut pieces = std::mem::take(&mut self.pieces);
-        let cut = fragmenter::fragment(frame, headers, mtu as usize, turn.pool, &mut |piece| pieces.push(piece));
+        let cut =
+            fragmenter::fragment(frame, headers, mtu as usize, turn.pool, &mut |piece| pieces.push(piece));
         let count = pieces.len();
         for piece in pieces.drain(..) {
             self.send(piece, transform, from, turn);
@@ -229,7 +231,7 @@ impl Pipeline {
             self.ask_for(neighbor, None, turn);
         }
         let kept = match ask {
-            Ok((_, Ask::Now | Ask::Wait)) => self.held.push(neighbor, frame, from, turn.now),
+            Ok((_, Ask::Now | Ask::Wait | Ask::Known)) => self.held.push(neighbor, frame, from, turn.now),
             _ => Err(frame),
         };
         match kept {
@@ -245,11 +247,8 @@ impl Pipeline {
             return self.drop_frame(frame, from, DropReason::PortDown.into(), turn);
         };
         let from_address = view.own_address(headers.as_ref());
-        let answer = Answer::Problem {
-            problem: Problem::HostUnreachable,
-            from: from_address,
-            mac: view.router_mac(),
-        };
+        let answer =
+            Answer::Problem { problem: Problem::HostUnreachable, from: from_address, mac: view.router_mac() };
         self.refuse(frame, DropReason::Unresolved, None, answer, from, turn);
     }
 

@@ -68,7 +68,8 @@ fn is_on_link(view: &View<'_>, walk: &Walk) -> bool {
     // when it was translated.
     match walk.connection {
         Lookup::Known { found, .. } => {
-            found.original.tuple == found.reply.tuple.inverted() && found.original.network == found.reply.network
+            found.original.tuple == found.reply.tuple.inverted()
+                && found.original.network == found.reply.network
         }
         _ => view.snapshot.kind(walk.subject.network) == DomainKind::Inside,
     }

@@ -51,7 +51,9 @@ pub fn walk(_packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk) -> Step {
 /// of it is translated: nobody could know to what.
 fn refuse_start(view: &View<'_>, walk: &mut Walk) -> Option<Step> {
     let headers = walk.headers?;
-    if headers.protocol != protocol::TCP || headers.tcp_flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN {
+    if headers.protocol != protocol::TCP
+        || headers.tcp_flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN
+    {
         return None;
     }
     let reply = reply_key(walk);

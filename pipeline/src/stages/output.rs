@@ -30,7 +30,13 @@ pub fn walk(packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk) -> Step {
 
 /// A routed packet that is too long is cut where that is allowed, else its sender is told how long it may be
 /// (RFC 1191, RFC 8201).
-fn route(packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk, adjacency: Adjacency, target: Target) -> Step {
+fn route(
+    packet: &Packet<'_>,
+    view: &View<'_>,
+    walk: &mut Walk,
+    adjacency: Adjacency,
+    target: Target,
+) -> Step {
     let (Some(port), Some(headers)) = (view.snapshot.port(target.port).filter(|port| port.up), walk.headers)
     else {
         return Step::Drop(DropReason::PortDown);

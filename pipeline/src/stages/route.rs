@@ -36,9 +36,11 @@ fn is_for_us(view: &View<'_>, walk: &Walk) -> bool {
     walk.is_undecided()
         && walk.destination.translation.is_none()
         && (view.snapshot.kind(walk.network) == DomainKind::Uplink
-            || view.snapshot.domain(walk.network).and_then(|domain| domain.lookup(address)).is_some_and(
-                |(_, route)| *route == Route::Local,
-            ))
+            || view
+                .snapshot
+                .domain(walk.network)
+                .and_then(|domain| domain.lookup(address))
+                .is_some_and(|(_, route)| *route == Route::Local))
 }
 
 fn find(view: &View<'_>, walk: &mut Walk) -> Step {

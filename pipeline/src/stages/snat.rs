@@ -65,10 +65,7 @@ pub fn walk(_packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk) -> Step {
 
 /// Says whether the protocol has ports, or identifiers in their place, that tell connections apart.
 fn has_ports(number: u8) -> bool {
-    matches!(
-        number,
-        protocol::TCP | protocol::UDP | protocol::SCTP | protocol::ICMP | protocol::ICMPV6
-    )
+    matches!(number, protocol::TCP | protocol::UDP | protocol::SCTP | protocol::ICMP | protocol::ICMPV6)
 }
 
 fn wanted(view: &View<'_>, walk: &Walk, to: packet::NetworkId) -> Option<Source> {

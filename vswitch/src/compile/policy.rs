@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use config::{Action, Object, Peer, Policy, Service};
-use pipeline::policy::{
-    Action as Verdict, Identity, Peer as Side, Rule, Service as Traffic,
-};
+use pipeline::policy::{Action as Verdict, Identity, Peer as Side, Rule, Service as Traffic};
 
 use super::{Plan, routing};
 
@@ -49,9 +47,7 @@ pub(super) fn side(plan: &Plan<'_>, peer: &Peer) -> Side {
             Side::Identities(identities)
         }
         Peer::Port(name) => Side::Identities(ports(&|port| port.name == *name)),
-        Peer::Label(selector) => {
-            Side::Identities(ports(&|port| Peer::selects(selector, &port.labels)))
-        }
+        Peer::Label(selector) => Side::Identities(ports(&|port| Peer::selects(selector, &port.labels))),
         Peer::Cidr(net) => Side::Prefixes(routing::prefix(*net).into_iter().collect()),
     }
 }

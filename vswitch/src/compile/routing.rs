@@ -93,9 +93,8 @@ fn uplink(plan: &Plan<'_>) -> DomainSpec {
         source: hop.source.map_or(Address::UNSPECIFIED, Address::from),
     };
     let routes = plan.surroundings.routes.iter();
-    let routes = routes.filter_map(|route| {
-        Some((prefix(route.to)?, Route::Hops(route.hops.iter().map(hop).collect())))
-    });
+    let routes = routes
+        .filter_map(|route| Some((prefix(route.to)?, Route::Hops(route.hops.iter().map(hop).collect()))));
     DomainSpec { kind: DomainKind::Uplink, routes: routes.collect(), ..DomainSpec::default() }
 }
 
@@ -193,8 +192,7 @@ pub(super) fn outer_ports(plan: &Plan<'_>) -> BTreeMap<PortId, PortInfo> {
 pub(super) fn outer_neighbors(plan: &Plan<'_>) -> Neighbors {
     let around = plan.surroundings;
     let outside = around.neighbors.iter().map(|(port, address, mac)| {
-        let key =
-            NeighborKey { network: plan.uplink(), port: Some(*port), address: (*address).into() };
+        let key = NeighborKey { network: plan.uplink(), port: Some(*port), address: (*address).into() };
         (key, (*mac, *port))
     });
     let host = around.host.iter().flat_map(|host| {

@@ -12,10 +12,8 @@ fn member(port: &Port, id: u16) -> Member<'_> {
 
 #[test]
 fn defaults_of_a_port_come_from_its_network() {
-    let network =
-        Network { mtu: config::Mtu::Bytes(9000), isolated: true, storm: Some(100), ..network() };
-    let (plain, own) =
-        (Port::new("p", "n"), Port { mtu: Some(1400), storm: Some(5), ..Port::new("q", "n") });
+    let network = Network { mtu: config::Mtu::Bytes(9000), isolated: true, storm: Some(100), ..network() };
+    let (plain, own) = (Port::new("p", "n"), Port { mtu: Some(1400), storm: Some(5), ..Port::new("q", "n") });
     let snapshot = Compiler::new().compile(
         &[(NetworkId(1), &network)],
         &[member(&plain, 0), member(&own, 1)],

@@ -27,17 +27,14 @@ pub(super) fn all(plan: &Plan<'_>) -> Translations {
             allow_from: Vec::new(),
         });
         // Of several, the first is what the port is seen as.
-        sources
-            .entry((network, Address::from(inside)))
-            .or_insert(Source::Floating(floating.address.into()));
+        sources.entry((network, Address::from(inside))).or_insert(Source::Floating(floating.address.into()));
     }
     for egress in &plan.egresses {
         let Some((member, network)) = attached(plan, &egress.port) else { continue };
         for inside in &member.port.addresses {
             let own = egress.address.iter().find(|address| address.is_ipv4() == inside.is_ipv4());
             let Some(own) = own else { continue };
-            let pool =
-                Pool { address: (*own).into(), first: egress.ports.first, last: egress.ports.last };
+            let pool = Pool { address: (*own).into(), first: egress.ports.first, last: egress.ports.last };
             // Whoever asks for an egress address means it, also beside a floating IP.
             sources.insert((network, Address::from(*inside)), Source::Masquerade(pool));
         }
