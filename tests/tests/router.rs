@@ -281,18 +281,23 @@ fn time_to_live_and_mtu_are_reported() {
     assert_eq!((exceeded[34], &exceeded[26..30]), (11, &[10, 1, 0, 1][..]));
     site.lab.port("out", "outside", |port| port.mtu = 1300);
     let long = from(WEB, SERVER4).udp(4000, 53).data(&[7; 1400]).bytes();
-    site.lab.send("web", &long);
-    // Not to be fragmented? The builder sets no flag: it is cut.
+    site.lab.send("web", may_fragment(&long, 1));
     let pieces: Vec<_> = std::iter::from_fn(|| site.lab.take("out")).collect();
     assert_eq!(pieces.len(), 2);
-    let mut kept = long;
-    kept[20] |= 0x40;
-    kept[24..26].copy_from_slice(&[0, 0]);
-    let sum = checksum::Sum::new().bytes(&kept[14..34]).checksum();
-    kept[24..26].copy_from_slice(&sum.to_be_bytes());
-    site.lab.send("web", kept);
+    site.lab.send("web", long);
     let needed = site.lab.take("web").expect("an ICMP error");
     assert_eq!((needed[34], needed[35], u16::from_be_bytes([needed[40], needed[41]])), (3, 4, 1300));
+}
+
+/// Returns an IPv4 frame without "don't fragment", and with an identification.
+fn may_fragment(frame: &[u8], id: u16) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    frame[18..20].copy_from_slice(&id.to_be_bytes());
+    frame[20] &= !0x40;
+    frame[24..26].copy_from_slice(&[0, 0]);
+    let sum = checksum::Sum::new().bytes(&frame[14..34]).checksum();
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    frame
 }
 
 #[test]
@@ -319,32 +324,18 @@ fn an_error_about_a_masqueraded_packet_finds_its_sender() {
 fn fragments_are_translated_in_any_order() {
     let mut site = Site::new();
     let whole = from(WEB, SERVER4).udp(4000, 53).data(&[9; 3000]).bytes();
-    let pieces = |site: &mut Site| {
-        let mut cut = Vec::new();
-        let frame = site.lab.pool.alloc_from(&whole).expect("a chunk");
+    for (id, order) in (1..).zip([[0, 1, 2], [2, 1, 0], [1, 0, 2]]) {
+        let frame = site.lab.pool.alloc_from(&may_fragment(&whole, id)).expect("a chunk");
         let headers = pipeline::headers::Headers::of(frame.bytes()).expect("good").expect("IP");
+        let mut pieces = Vec::new();
         let pool = &mut site.lab.pool;
-        let mut frames = Vec::new();
-        pipeline::fragmenter::fragment(frame, &headers, 1400, pool, &mut |piece| frames.push(piece))
-            .expect("cut");
-        for piece in frames {
-            cut.push(piece.bytes().to_vec());
-            site.lab.pool.free(piece);
-        }
-        cut
-    };
-    let in_order = pieces(&mut site);
-    assert_eq!(in_order.len(), 3);
-    for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2]] {
-        for n in order {
-            let mut piece = in_order[n].clone();
-            // Another datagram each time.
-            piece[19] = order[0] as u8 + 1;
-            piece[24..26].copy_from_slice(&[0, 0]);
-            let sum = checksum::Sum::new().bytes(&piece[14..34]).checksum();
-            piece[24..26].copy_from_slice(&sum.to_be_bytes());
-            site.lab.send("web", piece);
-        }
+        let cut =
+            pipeline::fragmenter::fragment(frame, &headers, 1400, pool, &mut |piece| pieces.push(piece));
+        cut.expect("cut");
+        let bytes: Vec<_> = pieces.iter().map(|piece| piece.bytes().to_vec()).collect();
+        pieces.into_iter().for_each(|piece| site.lab.pool.free(piece));
+        assert_eq!(bytes.len(), 3);
+        order.iter().for_each(|n| site.lab.send("web", &bytes[*n]));
         let out: Vec<_> = std::iter::from_fn(|| site.lab.take("out")).collect();
         assert_eq!(out.len(), 3, "{order:?}");
         assert!(out.iter().all(|piece| piece[26..30] == HOST4.octets()), "{order:?}");
