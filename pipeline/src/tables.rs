@@ -25,6 +25,7 @@ pub use meter::Meter;
 pub use nat_ports::{NatPorts, Pool, PortLease};
 pub use neighbors::{Adjacency, Ask, Full, Kind, Neighbor, NeighborKey, NeighborState, Neighbors, Target};
 
+use crate::flow_cache::routed::MAX_CONNECTIONS;
 use crate::snapshot::MAX_PORTS;
 
 /// How large the tables are.
@@ -90,7 +91,8 @@ impl Tables {
     /// Makes empty tables. `random` is secret and different in each process: it seeds the hash functions and
     /// marks our loop probes.
     pub fn new(limits: Limits, random: [u64; 3]) -> Arc<Self> {
-        let limits = Limits { ports: limits.ports.min(MAX_PORTS), ..limits };
+        let connections = limits.connections.min(MAX_CONNECTIONS);
+        let limits = Limits { ports: limits.ports.min(MAX_PORTS), connections, ..limits };
         let [a, b, cookie] = random;
         Arc::new(Self {
             fdb: Fdb::new(limits.stations, limits.networks, [a, b]),

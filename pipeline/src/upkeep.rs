@@ -13,8 +13,8 @@ use crate::{DropReason, Flow, Outputs, Pipeline, Turn};
 const SWEEP: Duration = Duration::from_millis(500);
 /// The pause between two slices of upkeep.
 const SLICE: Duration = Duration::from_millis(1);
-/// Connections, and neighbours, that one slice looks at.
-const BUDGET: usize = 64;
+/// Connections and neighbours are looked at once in this time.
+const ROUND: Duration = Duration::from_secs(1);
 /// Time stamps of "never": nothing is kept.
 const NEVER: Instant = Instant::from_nanos(u64::MAX);
 
@@ -37,7 +37,8 @@ impl Pipeline {
         if now.since(self.upkeep.last) < SLICE {
             return;
         }
-        let elapsed = now.since(self.upkeep.last).min(SWEEP);
+        let elapsed = now.since(self.upkeep.last).min(ROUND);
+        let limits = self.tables.limits();
         self.upkeep.last = now;
         let mut turn = Turn { outputs, pool, now };
         if !self.held.is_empty() || self.fragments.held_frames() > 0 {
@@ -45,14 +46,16 @@ impl Pipeline {
         }
         self.sweep_cache(elapsed, now);
         let tables = &self.tables;
-        tables.connections.sweep(self.worker, now, BUDGET, &mut |ended| {
+        let budget = share(limits.connections / limits.workers, elapsed, ROUND);
+        tables.connections.sweep(self.worker, now, budget, &mut |ended| {
             if let Some(lease) = ended.details.nat_port {
                 tables.nat_ports.give_back(lease);
             }
         });
         if self.worker == 0 {
             let mut questions = std::mem::take(&mut self.questions);
-            self.tables.neighbors.expire(now, BUDGET, &mut |key, last| {
+            let budget = share(limits.neighbors, elapsed, ROUND);
+            self.tables.neighbors.expire(now, budget, &mut |key, last| {
                 if questions.len() < questions.capacity() {
                     questions.push((key, last));
                 }
@@ -87,15 +90,13 @@ impl Pipeline {
             return;
         }
         let Self { routed4, routed6, tables, upkeep, .. } = self;
-        let share = |capacity: usize| {
-            let part = capacity as u128 * elapsed.as_nanos() / SWEEP.as_nanos();
-            usize::try_from(part).unwrap_or(capacity) + 1
-        };
         if !upkeep.swept[0] {
-            upkeep.swept[0] = routed4.sweep(share(routed4.capacity()), &tables.connections, now);
+            let count = share(routed4.capacity(), elapsed, SWEEP);
+            upkeep.swept[0] = routed4.sweep(count, &tables.connections, now);
         }
         if !upkeep.swept[1] {
-            upkeep.swept[1] = routed6.sweep(share(routed6.capacity()), &tables.connections, now);
+            let count = share(routed6.capacity(), elapsed, SWEEP);
+            upkeep.swept[1] = routed6.sweep(count, &tables.connections, now);
         }
         if upkeep.swept != [true; 2] {
             return;
@@ -149,4 +150,10 @@ impl Pipeline {
         }
         self.questions = questions;
     }
+}
+
+/// Returns how many of `all` are due after `elapsed`, when each is due once in `round`; at least one.
+fn share(all: usize, elapsed: Duration, round: Duration) -> usize {
+    let part = all as u128 * elapsed.as_nanos() / round.as_nanos();
+    usize::try_from(part).unwrap_or(all).min(all) + 1
 }

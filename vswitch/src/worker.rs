@@ -43,6 +43,10 @@ pub const SPIN: Duration = Duration::from_micros(50);
 const COMPLETION: Duration = Duration::from_millis(1);
 /// Milliseconds of a nap, taken while a device is full or cannot wake us.
 const NAP: u16 = 1;
+/// Milliseconds that a worker sleeps at most while it keeps decisions about connections, which have to be looked at.
+const SWEEP_NAP: u16 = 100;
+/// Milliseconds that it sleeps at most anyhow, for connections and neighbours to age.
+const AGE_NAP: u16 = 1000;
 /// Captures that one worker can serve at the same time.
 const CAPTURES: usize = 8;
 /// Port has no owner among the workers.
@@ -138,12 +142,14 @@ impl Worker {
             }
         }
         self.decide(now);
+        self.pipeline.tick(&mut self.outputs, &mut self.pool, now);
+        self.pass_on();
         moved += self.transmit(now);
         self.tell_pipeline_events();
         moved > 0
     }
 
-    /// Decides what was received, and puts the ports that got frames on the list to transmit.
+    /// Decides what was received.
     fn decide(&mut self, now: Instant) {
         if self.batch.is_empty() {
             return;
@@ -155,6 +161,14 @@ impl Worker {
             }
         }
         self.pipeline.run(&mut self.batch, &mut self.outputs, &mut self.pool, now);
+        self.pass_on();
+    }
+
+    /// Puts the ports that got frames on the list to transmit, and hands over those of other workers.
+    fn pass_on(&mut self) {
+        if self.outputs.touched().is_empty() {
+            return;
+        }
         for n in 0..self.outputs.touched().len() {
             let id = self.outputs.touched()[n];
             if !self.slots.wants_transmit(id) {
@@ -211,8 +225,16 @@ impl Worker {
             std::hint::spin_loop();
             return;
         }
-        let nap = unfinished || self.slots.any_waiting() || self.slots.has_ports_without_fd();
-        let timeout = if nap { EpollTimeout::from(NAP) } else { EpollTimeout::NONE };
+        let nap = unfinished
+            || self.slots.any_waiting()
+            || self.slots.has_ports_without_fd()
+            || self.pipeline.held_frames() > 0;
+        let timeout = match (nap, self.pipeline.wants_tick()) {
+            (true, _) => EpollTimeout::from(NAP),
+            // What was decided is swept and forgotten, then connections age by themselves.
+            (false, true) => EpollTimeout::from(SWEEP_NAP),
+            (false, false) => EpollTimeout::from(AGE_NAP),
+        };
         let (published, generation) = (&self.published, self.generation);
         let (mailbox, links, slots) = (&self.mailbox, &self.links, &mut self.slots);
         let idle = || published.generation() == generation && mailbox.is_empty() && links.is_empty();

@@ -163,7 +163,6 @@ impl<K: Key> Entry<K> {
     }
 
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "bit fields")]
     pub(crate) fn next(&self) -> usize {
         (self.names >> NEXT_AT) as usize & ((1 << NEXT_BITS) - 1)
     }
@@ -175,7 +174,6 @@ impl<K: Key> Entry<K> {
     }
 
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "bit fields")]
     pub(crate) fn flags(&self) -> u8 {
         (self.names >> FLAGS_AT) as u8
     }

@@ -50,7 +50,7 @@ impl From<DropReason> for Refusal {
 impl Pipeline {
     /// Makes the connection of a packet that goes somewhere, or moves it on.
     pub(crate) fn join(
-        &mut self,
+        &self,
         walk: &Walk,
         frame: &Frame,
         from: PortId,

@@ -75,7 +75,6 @@ fn low(word: u128) -> u64 {
     word as u64
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "shifted down to 64 bits")]
 fn high(word: u128) -> u64 {
     (word >> 64) as u64
 }

@@ -99,7 +99,8 @@ fn discovery(packet: &Packet<'_>, view: &View<'_>) -> Option<Spoken> {
 
 /// Returns who owns `address`, as far as somebody behind `asker` is to know, and whether it is the gateway.
 fn owner(view: &View<'_>, asker: PortId, address: Address) -> Option<(MacAddr, bool)> {
-    let router = view.snapshot.router_mac(asker).or(view.network.gateway.as_ref().map(|gateway| gateway.mac));
+    let router =
+        view.snapshot.router_mac(asker).or_else(|| view.network.gateway.as_ref().map(|gateway| gateway.mac));
     let ip = address.ip();
     if let Some(gateway) = &view.network.gateway
         && gateway.addresses.contains(&ip)

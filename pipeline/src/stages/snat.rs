@@ -24,10 +24,7 @@ pub fn walk(_packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk) -> Step {
     let (true, Some(network)) = (walk.is_undecided(), walk.destination.network) else { return Step::Next };
     let tuple = walk.subject.tuple;
     walk.leaves_as = LeavesAs { address: tuple.source, port: tuple.source_port, wanted: None };
-    let source = match wanted(view, walk, network) {
-        Some(source) => source,
-        None => return Step::Next,
-    };
+    let Some(source) = wanted(view, walk, network) else { return Step::Next };
     let pool = match source {
         Source::Floating(address) => {
             walk.note(|| format!("leaves as its floating IP {address}"));

@@ -10,15 +10,23 @@ fn member(port: &Port, id: u16) -> Member<'_> {
     Member { id: PortId(id), port, mac: made_mac("port", &port.name), up: true }
 }
 
+fn compile(
+    compiler: &mut Compiler,
+    networks: Vec<(NetworkId, &Network)>,
+    members: Vec<Member<'_>>,
+) -> Arc<Snapshot> {
+    let (limits, surroundings) = (Limits::default(), Surroundings::default());
+    compiler.compile(&Plan { networks, members, ..Plan::empty(&limits, &surroundings) }).0
+}
+
 #[test]
 fn defaults_of_a_port_come_from_its_network() {
     let network = Network { mtu: config::Mtu::Bytes(9000), isolated: true, storm: Some(100), ..network() };
     let (plain, own) = (Port::new("p", "n"), Port { mtu: Some(1400), storm: Some(5), ..Port::new("q", "n") });
-    let snapshot = Compiler::new().compile(
-        &[(NetworkId(1), &network)],
-        &[member(&plain, 0), member(&own, 1)],
-        &Limits::default(),
-        HashSet::new(),
+    let snapshot = compile(
+        &mut Compiler::new(),
+        vec![(NetworkId(1), &network)],
+        vec![member(&plain, 0), member(&own, 1)],
     );
     let port = snapshot.port(PortId(0)).expect("there");
     assert_eq!((port.mtu, port.isolated, port.storm), (9000, true, Some(100)));
@@ -31,12 +39,7 @@ fn a_port_with_addresses_is_guarded_and_answered_for() {
     let address: IpAddr = "10.1.0.5".parse().expect("an address");
     let port = Port { addresses: vec![address], ..Port::new("p", "n") };
     let network = network();
-    let snapshot = Compiler::new().compile(
-        &[(NetworkId(0), &network)],
-        &[member(&port, 3)],
-        &Limits::default(),
-        HashSet::new(),
-    );
+    let snapshot = compile(&mut Compiler::new(), vec![(NetworkId(0), &network)], vec![member(&port, 3)]);
     let mac = made_mac("port", "p");
     assert_eq!(
         snapshot.port(PortId(3)).map(|p| p.guard.clone()),
@@ -54,9 +57,8 @@ fn a_port_with_addresses_is_guarded_and_answered_for() {
 fn what_went_is_not_in_the_next_snapshot() {
     let (network, port) = (network(), Port::new("p", "n"));
     let mut compiler = Compiler::new();
-    let limits = Limits::default();
-    compiler.compile(&[(NetworkId(0), &network)], &[member(&port, 0)], &limits, HashSet::new());
-    let snapshot = compiler.compile(&[], &[], &limits, HashSet::new());
+    compile(&mut compiler, vec![(NetworkId(0), &network)], vec![member(&port, 0)]);
+    let snapshot = compile(&mut compiler, vec![], vec![]);
     assert!(snapshot.port(PortId(0)).is_none() && snapshot.network(NetworkId(0)).is_none());
 }
 

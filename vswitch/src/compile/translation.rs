@@ -27,7 +27,9 @@ pub(super) fn all(plan: &Plan<'_>) -> Translations {
             allow_from: Vec::new(),
         });
         // Of several, the first is what the port is seen as.
-        sources.entry((network, Address::from(inside))).or_insert(Source::Floating(floating.address.into()));
+        sources
+            .entry((network, Address::from(inside)))
+            .or_insert_with(|| Source::Floating(floating.address.into()));
     }
     for egress in &plan.egresses {
         let Some((member, network)) = attached(plan, &egress.port) else { continue };

@@ -115,7 +115,7 @@ async fn feed(
                         time_ms: record.time.as_nanos().wrapping_add(epoch) / 1_000_000,
                         port: names.get(&record.port).cloned(),
                         reason: record.reason.name().to_owned(),
-                        rule: None,
+                        rule: record.because.as_deref().map(str::to_owned),
                         len: record.len,
                         head: record.head().iter().map(|byte| format!("{byte:02x}")).collect(),
                     });

@@ -315,6 +315,7 @@ impl Manager {
             ledger.created += counters.ledger.created.get();
             ledger.dropped += counters.ledger.dropped.get();
             ledger.consumed += counters.ledger.consumed.get();
+            ledger.queued += counters.ledger.held.get();
         }
         let (mut handed_out, mut handed_in) = (0, 0);
         for shared in self.crew.shared() {
