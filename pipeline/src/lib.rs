@@ -83,10 +83,7 @@ use flow_cache::{Decided, FlowCache, FlowKey, Place, Tick};
 use held::Held;
 use hit::{AnyKey, Check};
 use slow::Death;
-use stages::{
-    bridge, connection, dnat, forward, guard, learn, loops, neighbor, output, policy as policies, proxy,
-    route, snat,
-};
+use stages::guard;
 use tables::{Fragments, NeighborKey, Target};
 use upkeep::Upkeep;
 use walk::{Packet, Step, View, Walk};
@@ -96,7 +93,7 @@ fn walk_stages(packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk) -> Step {
     macro_rules! step {
         ($stage:ident) => {
             walk.enter(stringify!($stage));
-            match $stage::walk(packet, view, walk) {
+            match stages::$stage::walk(packet, view, walk) {
                 Step::Next => {}
                 decided => return decided,
             }
@@ -110,7 +107,7 @@ fn walk_stages(packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk) -> Step {
     step!(connection);
     step!(dnat);
     step!(route);
-    step!(policies);
+    step!(policy);
     step!(snat);
     step!(forward);
     step!(neighbor);
