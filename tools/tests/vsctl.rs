@@ -80,6 +80,49 @@ fn done_is_0_and_says_what_was_done() {
 }
 
 #[test]
+fn objects_are_asked_for_by_name_and_say_what_they_wait_for() {
+    let pending = r#"{"name":"8080/tcp","config":{"listen":"8080/tcp","to":"web:80"},"owner":"cli",
+        "state":"pending","reason":"there is no port 'web' yet"}"#;
+    let policy = r#"{"name":"front->mgmt","config":{"from":"front","to":"mgmt","deny":["any"]},"owner":"cli",
+        "state":"active"}"#;
+    let answers = [
+        http("200 OK", pending),
+        http("200 OK", policy),
+        http("200 OK", "{}"),
+        http("200 OK", "{}"),
+        http("200 OK", "{}"),
+    ];
+    let switch = Switch::new("objects", &answers);
+    let output = switch.vsctl(&["publish", "add", "8080", "web:80", "--allow-from", "192.0.2.0/24"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(
+        text(&output.stdout),
+        "published port 8080/tcp added, and waits: there is no port 'web' yet\n"
+    );
+    let output = switch.vsctl(&["policy", "set", "front->mgmt", "--deny", "any"]);
+    assert_eq!(text(&output.stdout), "policy front->mgmt changed\n");
+    for (arguments, done) in [
+        (&["fip", "rm", "2001:DB8::10"][..], "floating IP 2001:db8::10 removed\n"),
+        (&["route", "rm", "front", "10.9.0.0/16"], "route front/10.9.0.0/16 removed\n"),
+        (&["egress", "rm", "mail"], "egress address of port mail removed\n"),
+    ] {
+        assert_eq!(text(&switch.vsctl(arguments).stdout), done);
+    }
+    let asked = switch.asked();
+    let body = r#"{"allow_from":["192.0.2.0/24"],"listen":"8080/tcp","to":"web:80"}"#;
+    assert!(asked[0].starts_with("POST /v1/publishes ") && asked[0].ends_with(body), "{}", asked[0]);
+    let body = r#"{"allow":null,"deny":["any"],"reject":null}"#;
+    assert!(
+        asked[1].starts_with("PATCH /v1/policies/front-%3Emgmt ") && asked[1].ends_with(body),
+        "{}",
+        asked[1]
+    );
+    assert!(asked[2].starts_with("DELETE /v1/floating_ips/2001%3Adb8%3A%3A10 "), "{}", asked[2]);
+    assert!(asked[3].starts_with("DELETE /v1/routes/front%2F10.9.0.0%2F16 "), "{}", asked[3]);
+    assert!(asked[4].starts_with("DELETE /v1/egresses/mail "), "{}", asked[4]);
+}
+
+#[test]
 fn refused_is_1_with_the_reason_on_stderr() {
     let body = r#"{"error":{"message":"no port 'web'; there are: a, b"}}"#;
     let answers = [http("404 Not Found", body), http("404 Not Found", body)];
@@ -101,6 +144,12 @@ fn wrong_usage_is_2_and_asks_nobody() {
         &["port", "set", "web"],
         &["port", "add", "web", "--network", "n", "--mac", "5"],
         &["apply", "x.toml", "--confirm", "soon"],
+        &["policy", "add", "front", "mgmt"],
+        &["policy", "add", "front", "mgmt", "--allow", "tcp/80", "--deny", "any"],
+        &["policy", "add", "front", "mgmt", "--allow", "tpc/80"],
+        &["publish", "add", "web:80", "8080"],
+        &["route", "set", "front", "default"],
+        &["egress", "add", "web"],
         &["frobnicate"],
         &[],
     ] {

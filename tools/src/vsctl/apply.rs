@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use config::api::{ApplyReply, ApplyRequest, route};
+use config::api::{ApplyReply, ApplyRequest, AssertView, route};
 
 use crate::client::with_query;
 use crate::output::plural;
@@ -121,21 +121,38 @@ fn lines(reply: &ApplyReply) -> String {
     reply.changes.iter().map(|change| format!("{change}\n")).collect()
 }
 
+/// Returns a line for each assertion of the file.
+fn asserts(reply: &ApplyReply) -> String {
+    let line = |assert: &AssertView| {
+        let AssertView { from, to, expect, found, reason } = assert;
+        match found {
+            Some(found) => format!("assert {from} -> {to}: {found}, as expected ({reason})\n"),
+            None => format!("assert {from} -> {to}: {expect} is expected, NOT CHECKED: {reason}\n"),
+        }
+    };
+    // Those that do not hold are refused.
+    reply.asserts.iter().map(line).collect()
+}
+
 fn difference(reply: &ApplyReply) -> String {
-    match reply.changes.len() {
-        0 => "Nothing would change.\n".to_owned(),
-        count => format!("{}{} to make\n", lines(reply), plural(count, "change")),
-    }
+    asserts(reply)
+        + &match reply.changes.len() {
+            0 => "Nothing would change.\n".to_owned(),
+            count => format!("{}{} to make\n", lines(reply), plural(count, "change")),
+        }
 }
 
 fn applied(reply: &ApplyReply, saved: bool) -> String {
-    let mut text = match reply.changes.len() {
+    let mut text = asserts(reply);
+    text += &match reply.changes.len() {
         0 => format!("Nothing to change, generation {}.\n", reply.generation),
         count => {
             format!("{}{} made, generation {}\n", lines(reply), plural(count, "change"), reply.generation)
         }
     };
-    if saved {
+    if saved && reply.confirm_deadline.is_some() {
+        text.push_str("saved for the next start when it is confirmed\n");
+    } else if saved {
         text.push_str("saved: the next start takes it too\n");
     }
     if let Some(seconds) = reply.confirm_deadline {
@@ -167,9 +184,25 @@ mod tests {
         assert_eq!(
             applied(&reply, true),
             format!(
-                "{lines}3 changes made, generation 4\nsaved: the next start takes it too\n\
+                "{lines}3 changes made, generation 4\nsaved for the next start when it is confirmed\n\
                  undone in 30 s unless `vsctl confirm` comes\n"
             )
+        );
+    }
+
+    #[test]
+    fn assertions_are_told_first() {
+        let mut reply = reply(json!([]));
+        reply.asserts = serde_json::from_value(json!([
+            {"from": "web", "to": "mgmt:22/tcp", "expect": "deny", "found": "deny", "reason": "no policy allows it"},
+            {"from": "db", "to": "mgmt:22/tcp", "expect": "deny", "reason": "there is no port 'db' yet"},
+        ]))
+        .expect("assertions as the daemon sends them");
+        assert_eq!(
+            difference(&reply),
+            "assert web -> mgmt:22/tcp: deny, as expected (no policy allows it)\n\
+             assert db -> mgmt:22/tcp: deny is expected, NOT CHECKED: there is no port 'db' yet\n\
+             Nothing would change.\n"
         );
     }
 

@@ -7,7 +7,7 @@ use crate::client::read;
 use crate::output::Table;
 use crate::{Context, events, frame, output, units};
 
-/// Shows the frames that were dropped and why; with -f each one as it happens.
+/// Shows the frames that were dropped and why; with -f each one as it happens, and the policy that dropped it.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  vsctl drops\n  vsctl drops -f")]
 pub(crate) struct Drops {
@@ -80,7 +80,11 @@ fn outside(ports: &Vec<PortView>) -> String {
 fn line(record: &DropRecord) -> String {
     let port = record.port.as_deref().unwrap_or("-");
     let time = events::clock(record.time_ms * 1000);
-    format!("{time} {port} {} {} B {}\n", record.reason, record.len, frame::summary(&from_hex(&record.head)))
+    let reason = match &record.rule {
+        Some(rule) => format!("{} ({rule})", record.reason),
+        None => record.reason.clone(),
+    };
+    format!("{time} {port} {reason} {} B {}\n", record.len, frame::summary(&from_hex(&record.head)))
 }
 
 /// Reads as many whole octets as there are.
@@ -137,7 +141,7 @@ mod tests {
 
     #[test]
     fn a_dropped_frame_is_a_line() {
-        let record = serde_json::from_value(json!({
+        let mut record: DropRecord = serde_json::from_value(json!({
             "time_ms": 1000, "port": "web", "reason": "spoof", "len": 60,
             "head": "02000000000202000000000108060001",
         }))
@@ -146,6 +150,9 @@ mod tests {
             line(&record),
             "00:00:01.000000 web spoof 60 B 02:00:00:00:00:01 > 02:00:00:00:00:02 ARP, cut\n"
         );
+        record.reason = "policy".to_owned();
+        record.rule = Some("front->mgmt:deny".to_owned());
+        assert!(line(&record).contains(" web policy (front->mgmt:deny) 60 B "));
         assert_eq!(from_hex("0aFf1"), [10, 255]);
         assert_eq!(from_hex("0axx"), [10]);
     }

@@ -14,9 +14,13 @@ mod drops;
 mod events;
 mod fdb;
 mod frame;
+mod nat;
 mod network;
+mod object;
 mod output;
+mod policy;
 mod port;
+mod route;
 mod settings;
 mod status;
 mod top;
@@ -62,6 +66,16 @@ enum Command {
     Network(network::Network),
     #[command(subcommand)]
     Port(port::Port),
+    #[command(subcommand)]
+    Policy(policy::Policy),
+    #[command(subcommand)]
+    Fip(nat::Fip),
+    #[command(subcommand)]
+    Publish(nat::Publish),
+    #[command(subcommand)]
+    Egress(nat::Egress),
+    #[command(subcommand)]
+    Route(route::Route),
     Attach(attach::Attach),
     Detach(attach::Detach),
     #[command(subcommand)]
@@ -163,6 +177,11 @@ async fn dispatch(command: Command, context: &Context) -> anyhow::Result<ExitCod
         Command::Config(command) => command.run(context).await?,
         Command::Network(command) => command.run(context).await?,
         Command::Port(command) => command.run(context).await?,
+        Command::Policy(command) => command.run(context).await?,
+        Command::Fip(command) => command.run(context).await?,
+        Command::Publish(command) => command.run(context).await?,
+        Command::Egress(command) => command.run(context).await?,
+        Command::Route(command) => command.run(context).await?,
         Command::Attach(command) => command.run(context).await?,
         Command::Detach(command) => command.run(context).await?,
         Command::Fdb(command) => command.run(context).await?,

@@ -89,6 +89,15 @@ struct Settings {
     /// Answer ARP and ND requests for addresses that the switch knows [default: true]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     arp_proxy: Option<Setting<bool>>,
+    /// Connections to the outside come from an address of the uplink [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    masquerade: Option<Setting<bool>>,
+    /// Nothing goes outside or to the host, and nothing comes from there
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    internal: Option<Setting<bool>>,
+    /// The host and the ports reach one another [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    host: Option<Setting<bool>>,
 }
 
 impl Settings {
@@ -102,6 +111,9 @@ impl Settings {
         patch.one("ageing", self.ageing.as_ref());
         patch.one("storm", self.storm.as_ref());
         patch.one("arp_proxy", self.arp_proxy.as_ref());
+        patch.one("masquerade", self.masquerade.as_ref());
+        patch.one("internal", self.internal.as_ref());
+        patch.one("host", self.host.as_ref());
         patch
     }
 }
@@ -162,6 +174,8 @@ fn details(network: &NetworkView) -> String {
         ("subnets", join(&config.subnets)),
         ("gateways", join(&network.gateways)),
         ("isolated", yes_no(config.isolated)),
+        ("outside", outside(config)),
+        ("host", if config.joins_host() { "reached" } else { "not reached" }.to_owned()),
         ("mtu", config.mtu.to_string()),
         ("arp proxy", yes_no(config.arp_proxy)),
         ("storm limit", or(config.storm, "none")),
@@ -172,6 +186,16 @@ fn details(network: &NetworkView) -> String {
         ),
         ("ports", join(&network.ports)),
     ])
+}
+
+/// Returns how the network reaches the outside.
+fn outside(config: &config::Network) -> String {
+    match (config.internal, config.masquerade) {
+        (true, _) => "not reached: internal",
+        (false, true) => "masqueraded",
+        (false, false) => "routed, with its own addresses",
+    }
+    .to_owned()
 }
 
 #[cfg(test)]
@@ -203,6 +227,7 @@ mod tests {
     fn details_show_what_is_configured_and_what_is_known() {
         let text = details(&view());
         assert!(text.contains("storm limit  1000\n"), "{text}");
+        assert!(text.contains("outside      masqueraded\nhost         reached\n"), "{text}");
         assert!(text.contains("stations     3 known, limit [limits] stations\n"), "{text}");
         assert!(text.contains("ports        a b\n"), "{text}");
     }

@@ -118,6 +118,12 @@ struct Settings {
     /// How many stations may be learned here
     #[arg(long, value_name = "COUNT")]
     stations: Option<Setting<u32>>,
+    /// How many connections it may have
+    #[arg(long, value_name = "COUNT")]
+    quota: Option<Setting<u32>>,
+    /// How many connections of it may be unanswered
+    #[arg(long, value_name = "COUNT")]
+    half_open: Option<Setting<u32>>,
     /// Queues of the device; more than one for tap and afxdp only
     #[arg(long, value_name = "COUNT")]
     queues: Option<Setting<u16>>,
@@ -142,6 +148,8 @@ impl Settings {
         patch.one("isolated", self.isolated.as_ref());
         patch.one("storm", self.storm.as_ref());
         patch.one("stations", self.stations.as_ref());
+        patch.one("quota", self.quota.as_ref());
+        patch.one("half_open", self.half_open.as_ref());
         patch.one("queues", self.queues.as_ref());
         if !self.label.is_empty() {
             patch.set("labels", &self.label.iter().cloned().collect::<std::collections::BTreeMap<_, _>>());
@@ -302,6 +310,8 @@ fn details(port: &PortView) -> String {
         ("isolated", yes_no(config.isolated)),
         ("storm limit", or(config.storm, "the network's")),
         ("station limit", or(config.stations, "[limits] stations_per_port")),
+        ("quota", or(config.quota, "[limits] per_port")),
+        ("half open", or(config.half_open, "[limits] half_open")),
         ("labels", labels.join(" ")),
         ("workers", join(&port.workers)),
         ("rx", way(c.rx_frames, c.rx_bytes, rates.rx_frames, rates.rx_bits)),
