@@ -23,7 +23,7 @@
 //! has most of them makes room. An established connection never does; if there is nothing else, the newcomer is
 //! refused. So is one of the very port that has most, when half of the spare slots are in limbo: the rest is for others.
 //!
-//! **Memory.** 168 bytes a slot with its lock, 8 for lists, and about 14 for the index; with the spare slots
+//! **Memory.** 168 bytes a slot with its lock, 8 for lists, and about 15 for the index; with the spare slots
 //! [`Connections::bytes`] is just under 200 for each connection of the capacity. Of packets 40 bits are counted, of
 //! bytes 56.
 
@@ -112,11 +112,11 @@ impl Connections {
     /// When the capacity is beyond about 7.8 million, which a slot's 23 bits can name.
     pub fn new(capacity: usize, workers: usize, ports: usize, timeouts: Timeouts, seed: [u64; 2]) -> Self {
         let capacity = capacity.max(1);
-        let shards = (capacity / 256).next_power_of_two().clamp(1, SHARDS);
+        let shards = (capacity / 1024).next_power_of_two().clamp(1, SHARDS);
         let even = capacity.div_ceil(shards);
         // Hashes fill shards unevenly: three standard deviations above the mean each, and a reserve for the limbo.
         let live_limit = if shards == 1 { even } else { even + 3 * even.isqrt() };
-        let slots_per_shard = live_limit + even / 50 + 8;
+        let slots_per_shard = live_limit + even / 64 + 8;
         let slots = slots_per_shard * shards;
         assert!(slots <= MAX_SLOTS, "{capacity} connections are more than a slot number can name");
         let count = |n: usize| u32::try_from(n).expect("slots are 23 bits");

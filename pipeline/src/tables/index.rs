@@ -1,16 +1,17 @@
 //! An index from hashed keys to slots, for tables that keep what they know elsewhere.
 //!
-//! Open addressing in buckets of one cache line: fifteen words and a count of the words that belong here but found
-//! no room and are in a later bucket. A look-up that finds nothing therefore reads one line, nearly always. A word is eight bits
-//! of the hash, which of its two keys the slot is known by, and the slot. The caller compares keys.
+//! Open addressing in buckets of one cache line: twelve words, a tag of eight bits of the hash for each, and a count of
+//! the words that belong here but found no room and are in a later bucket. A look-up compares all tags at once; one
+//! that finds nothing therefore reads one line and no word, nearly always. A word is a slot, and which of its two keys it
+//! is known by. The caller compares keys.
 //!
 //! Buckets belong to shards. Whoever inserts or removes holds the shard's lock, which is the table's own; a reader
 //! takes none and may meet a word that is just coming or going, so what it names has to be checked behind
 //! the slot's lock.
 //!
-//! Made for at most [`MAX_SLOTS`]; at two thirds full when all slots are in use.
+//! Made for at most [`MAX_SLOTS`]; at three quarters full when all slots are in use.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use packet::prefetch;
 
@@ -18,16 +19,73 @@ use packet::prefetch;
 pub(in crate::tables) const MAX_SLOTS: usize = (1 << SLOT_BITS) - 1;
 
 const SLOT_BITS: u32 = 23;
-const WORDS: usize = 15;
-/// Words in a bucket when all slots are in use: with ten of fifteen on average, one bucket in twenty overflows.
-const LOAD: usize = 10;
+const WORDS: usize = 12;
+/// Words in a bucket when all slots are in use. One bucket in eight overflows then.
+const LOAD: usize = 9;
 const EMPTY: u32 = u32::MAX;
+
+/// A byte for each of eight.
+const ONES: u64 = 0x0101_0101_0101_0101;
 
 #[repr(C, align(64))]
 struct Bucket {
+    /// Tags of the first eight words, a byte each; 0: no word.
+    low: AtomicU64,
+    /// Tags of the last four, and in the upper half how many words passed this bucket because it was full.
+    high: AtomicU64,
     words: [AtomicU32; WORDS],
-    /// How many words passed this bucket because it was full.
-    passed_on: AtomicU32,
+}
+
+const _: () = assert!(size_of::<Bucket>() == 64);
+
+/// What a word passed on counts for in [`Bucket::high`].
+const PASSED_ON: u64 = 1 << 32;
+
+impl Bucket {
+    fn empty() -> Self {
+        let words = std::array::from_fn(|_| AtomicU32::new(EMPTY));
+        Self { low: AtomicU64::new(0), high: AtomicU64::new(0), words }
+    }
+
+    /// Returns bits for the places whose tag may be `tag`, and whether words were passed on. Seldom a place next to one
+    /// that has it is among them.
+    #[inline(always)]
+    fn places(&self, tag: u8) -> (Places, bool) {
+        let wanted = ONES * u64::from(tag);
+        // A byte that is zero turns its highest bit on.
+        let zeros = |bytes: u64| bytes.wrapping_sub(ONES) & !bytes & (ONES << 7);
+        let high = self.high.load(Ordering::Relaxed);
+        let low = zeros(self.low.load(Ordering::Relaxed) ^ wanted);
+        (Places { low, high: zeros(high ^ wanted) & (PASSED_ON - 1) }, high >= PASSED_ON)
+    }
+
+    /// Sets or clears the tag of a place. Only behind the shard's lock.
+    fn tag(&self, place: usize, tag: u8) {
+        let (tags, place) = if place < 8 { (&self.low, place) } else { (&self.high, place - 8) };
+        let rest = tags.load(Ordering::Relaxed) & !(0xff << (8 * place));
+        tags.store(rest | u64::from(tag) << (8 * place), Ordering::Relaxed);
+    }
+
+    fn pass_on(&self, change: impl Fn(u64, u64) -> u64) {
+        self.high.store(change(self.high.load(Ordering::Relaxed), PASSED_ON), Ordering::Relaxed);
+    }
+}
+
+/// Places in a bucket, as the highest bits of their bytes.
+struct Places {
+    low: u64,
+    high: u64,
+}
+
+impl Iterator for Places {
+    type Item = usize;
+    #[inline(always)]
+    fn next(&mut self) -> Option<usize> {
+        let (bits, first) = if self.low != 0 { (&mut self.low, 0) } else { (&mut self.high, 8) };
+        let place = first + bits.trailing_zeros() as usize / 8;
+        (*bits != 0).then(|| *bits &= *bits - 1)?;
+        Some(place)
+    }
 }
 
 /// Which of a slot's two keys a word is for.
@@ -41,7 +99,8 @@ pub(in crate::tables) struct Place {
     bucket: u32,
     /// Behind the shard's last bucket.
     end: u32,
-    tag: u32,
+    /// Never 0.
+    tag: u8,
 }
 
 /// The index. See the module header.
@@ -56,11 +115,9 @@ impl Index {
     pub(in crate::tables) fn new(slots: usize, shards: usize) -> Self {
         assert!(slots <= MAX_SLOTS, "at most {MAX_SLOTS} slots");
         let per_shard = (2 * slots).div_ceil(shards * LOAD) + 1;
-        let bucket =
-            || Bucket { words: std::array::from_fn(|_| AtomicU32::new(EMPTY)), passed_on: AtomicU32::new(0) };
         let count = |n: usize| u32::try_from(n).expect("slots are 23 bits");
         Self {
-            buckets: (0..per_shard * shards).map(|_| bucket()).collect(),
+            buckets: (0..per_shard * shards).map(|_| Bucket::empty()).collect(),
             per_shard: count(per_shard),
             shards: count(shards),
         }
@@ -80,7 +137,8 @@ impl Index {
         let bucket = shard * self.per_shard + scale(hash, self.per_shard);
         prefetch(&self.buckets[bucket as usize]);
         let end = (shard + 1) * self.per_shard;
-        Place { shard: shard as usize, bucket, end, tag: (hash >> 32) as u32 & 0xff }
+        let [_, _, _, tag, ..] = hash.to_be_bytes();
+        Place { shard: shard as usize, bucket, end, tag: tag.max(1) }
     }
 
     /// Returns the first answer of `check` among the slots that may be known by the key.
@@ -92,16 +150,17 @@ impl Index {
     ) -> Option<R> {
         for step in 0..self.per_shard {
             let bucket = &self.buckets[self.at(place, step)];
-            for word in &bucket.words {
-                let word = word.load(Ordering::Relaxed);
-                if word >> 24 == place.tag && word != EMPTY {
-                    let found = check(word & ((1 << SLOT_BITS) - 1), word >> SLOT_BITS & 1 != 0);
+            let (places, passed_on) = bucket.places(place.tag);
+            for at in places {
+                let word = bucket.words[at].load(Ordering::Relaxed);
+                if word != EMPTY {
+                    let found = check(word & ((1 << SLOT_BITS) - 1), word >> SLOT_BITS != 0);
                     if found.is_some() {
                         return found;
                     }
                 }
             }
-            if bucket.passed_on.load(Ordering::Relaxed) == 0 {
+            if !passed_on {
                 break;
             }
         }
@@ -110,29 +169,35 @@ impl Index {
 
     /// Adds a word; false when its shard has no room. The caller holds the shard's lock.
     pub(in crate::tables) fn insert(&self, place: Place, slot: u32, side: Side) -> bool {
-        let Some((step, word)) = self.search(place, EMPTY) else { return false };
+        let Some((step, at)) = self.search(place, 0, EMPTY) else { return false };
         for bucket in self.before(place, step) {
-            bucket.passed_on.fetch_add(1, Ordering::Relaxed);
+            bucket.pass_on(u64::wrapping_add);
         }
-        word.store(Self::word(place, slot, side), Ordering::Relaxed);
+        let bucket = &self.buckets[self.at(place, step)];
+        bucket.words[at].store(Self::word(slot, side), Ordering::Relaxed);
+        bucket.tag(at, place.tag);
         true
     }
 
     /// Removes a word. The caller holds the shard's lock.
     pub(in crate::tables) fn remove(&self, place: Place, slot: u32, side: Side) {
-        let found = self.search(place, Self::word(place, slot, side));
+        let found = self.search(place, place.tag, Self::word(slot, side));
         debug_assert!(found.is_some(), "slot {slot} is not where its key says");
-        let Some((step, word)) = found else { return };
-        word.store(EMPTY, Ordering::Relaxed);
+        let Some((step, at)) = found else { return };
+        let bucket = &self.buckets[self.at(place, step)];
+        bucket.tag(at, 0);
+        bucket.words[at].store(EMPTY, Ordering::Relaxed);
         for bucket in self.before(place, step) {
-            bucket.passed_on.fetch_sub(1, Ordering::Relaxed);
+            bucket.pass_on(u64::wrapping_sub);
         }
     }
 
-    fn search(&self, place: Place, wanted: u32) -> Option<(u32, &AtomicU32)> {
+    /// Finds a word with its tag: in which bucket from its home, and where in it.
+    fn search(&self, place: Place, tag: u8, wanted: u32) -> Option<(u32, usize)> {
         (0..self.per_shard).find_map(|step| {
-            let words = &self.buckets[self.at(place, step)].words;
-            Some((step, words.iter().find(|word| word.load(Ordering::Relaxed) == wanted)?))
+            let bucket = &self.buckets[self.at(place, step)];
+            let (mut places, _) = bucket.places(tag);
+            Some((step, places.find(|at| bucket.words[*at].load(Ordering::Relaxed) == wanted)?))
         })
     }
 
@@ -147,8 +212,8 @@ impl Index {
         (if at < end { at } else { at - self.per_shard }) as usize
     }
 
-    fn word(place: Place, slot: u32, side: Side) -> u32 {
-        place.tag << 24 | u32::from(side) << SLOT_BITS | slot
+    fn word(slot: u32, side: Side) -> u32 {
+        u32::from(side) << SLOT_BITS | slot
     }
 }
 

@@ -272,7 +272,7 @@ fn the_port_with_most_half_open_connections_makes_room() {
 
 #[test]
 fn among_a_thousand_ports_the_flooding_one_makes_room() {
-    let table = Connections::new(2000, 1, 1024, Timeouts::default(), SEED);
+    let table = Connections::new(4000, 1, 1024, Timeouts::default(), SEED);
     let modest: Vec<_> = (0..100u16)
         .map(|n| table.create(&plain(n.into(), UDP, PortId(n * 10)), at(1)).expect("room"))
         .collect();
@@ -288,7 +288,8 @@ fn among_a_thousand_ports_the_flooding_one_makes_room() {
     assert!(modest.iter().all(|id| table.get(*id).is_some()), "others keep even their only half-open one");
     assert_eq!(table.port(PortId(3)).half_open, 100);
     let stats = table.stats();
-    assert!(stats.open <= stats.capacity && stats.full == 0, "{stats:?}");
+    // Shards tell the table of what they have only now and then.
+    assert!(stats.open <= stats.capacity * 65 / 64 && stats.full == 0, "{stats:?}");
 }
 
 #[test]
