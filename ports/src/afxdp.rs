@@ -46,7 +46,7 @@ use ledger::Ledger;
 use socket::Socket;
 
 pub use open::open;
-pub use options::{Attach, BusyPoll, CopyMode, Options, Unclaimed};
+pub use options::{Attach, BusyPoll, CopyMode, Options, Steer, Unclaimed};
 
 /// An Ethernet header: the kernel takes nothing shorter.
 const MIN_FRAME_LEN: usize = 14;

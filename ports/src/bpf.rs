@@ -338,13 +338,13 @@ impl Program {
         Ok(Link { fd })
     }
 
-    /// Runs a classifier on `frame`, as if it had the mark, and returns its result and the mark it leaves.
+    /// Runs the program on `frame`, a classifier as if that had the mark; returns its result and the mark it leaves.
     #[cfg(test)]
-    pub(crate) fn run(&self, frame: &[u8], mark: u32) -> io::Result<(u32, u32)> {
+    pub(crate) fn run(&self, frame: &[u8], mark: Option<u32>) -> io::Result<(u32, u32)> {
         let mut output = vec![0_u8; frame.len() + 256];
         // struct __sk_buff: len, pkt_type, mark, ...
         let mut context = [0_u32; 48];
-        context[2] = mark;
+        context[2] = mark.unwrap_or(0);
         let len = |len: usize| u32::try_from(len).expect("short");
         let mut after = context;
         let mut attr = Attr::new()
@@ -352,11 +352,11 @@ impl Program {
             .word(8, len(frame.len()))
             .word(12, len(output.len()))
             .address(16, frame)
-            .room(24, output.as_mut_slice())
-            .word(40, len(size_of_val(&context)))
-            .word(44, len(size_of_val(&after)))
-            .address(48, &context)
-            .room(56, &mut after);
+            .room(24, output.as_mut_slice());
+        if mark.is_some() {
+            let size = len(size_of_val(&context));
+            attr = attr.word(40, size).word(44, size).address(48, &context).room(56, &mut after);
+        }
         attr.call(PROG_TEST_RUN)?;
         let result = u32::from_ne_bytes(attr.0[4..8].try_into().expect("four"));
         Ok((result, after[2]))

@@ -17,6 +17,10 @@
 //! meets silence and not the host's RST. The next daemon adopts the tables as they are, and replaces the programs
 //! without a packet in between that meets none.
 //!
+//! For packet rate instead of bulk, [`crate::afxdp::Steer`] has the same decision made by an XDP program, which redirects to
+//! AF_XDP sockets; the tap then only hands back ([`Steering::attach_out`]). In the driver, that is: where XDP runs in the
+//! stack (generic mode), what is handed back meets it once more.
+//!
 //! From Linux 6.6 on the programs hang on links (tcx); before, the caller attaches them as clsact filters
 //! ([`Classifier`]). Both run the same program, whose answer for the host's packets leaves the decision to whatever else
 //! is attached there.
@@ -32,8 +36,9 @@ use packet::{Address, MacAddr, Prefix};
 mod decide;
 mod maps;
 
+use crate::afxdp::Steer;
 use crate::bpf::assembler::Instruction;
-use crate::bpf::{self, Link, PROG_TYPE_SCHED_CLS, Program, TCX_INGRESS};
+use crate::bpf::{self, Link, Map, PROG_TYPE_SCHED_CLS, Program, TCX_INGRESS};
 use decide::Place;
 use maps::{Maps, Tables};
 
@@ -132,9 +137,6 @@ impl Reason {
     }
 }
 
-/// Begins the names of pinned links; what follows is the number of the device.
-const LINK: &str = "link_";
-
 /// A device and the tap that belongs to it, by their numbers in the namespace of the calling thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pair {
@@ -197,14 +199,27 @@ impl Steering {
     /// # Errors
     /// The kernel's refusal.
     pub fn attach(&mut self, pair: Pair, classifier: &mut dyn Classifier) -> io::Result<()> {
-        let mac = pair.mac.0;
         // First the way out: what is taken can be answered.
-        let out = decide::assemble_out(&self.maps, mac, pair.device);
-        self.put("vsw_out", pair.tap, &out, classifier)?;
+        self.put_out(pair, classifier)?;
         let place = Place::Tc { tap: pair.tap };
-        self.put("vsw_in", pair.device, &decide::assemble(&self.maps, mac, place), classifier)?;
+        self.put("vsw_in", pair.device, &decide::assemble(&self.maps, pair.mac.0, place), classifier)?;
         self.attached.insert(pair.device, pair);
-        Ok(())
+        self.detach_xdp(pair.device)
+    }
+
+    /// Attaches only the program of the tap: for a device whose packets come by [`crate::afxdp::Steer`].
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn attach_out(&mut self, pair: Pair, classifier: &mut dyn Classifier) -> io::Result<()> {
+        self.put_out(pair, classifier)?;
+        self.attached.insert(pair.device, pair);
+        self.take_off(pair.device, classifier)
+    }
+
+    fn put_out(&self, pair: Pair, classifier: &mut dyn Classifier) -> io::Result<()> {
+        let out = decide::assemble_out(&self.maps, pair.mac.0, pair.device);
+        self.put("vsw_out", pair.tap, &out, classifier)
     }
 
     fn put(
@@ -233,7 +248,7 @@ impl Steering {
     }
 
     fn link(&self, device: u32) -> PathBuf {
-        self.pins.join(format!("{LINK}{device}"))
+        self.pins.join(format!("link_{device}"))
     }
 
     /// Detaches the programs of a device and its tap: all that arrives is the host's again.
@@ -241,18 +256,22 @@ impl Steering {
     /// # Errors
     /// The kernel's refusal.
     pub fn detach(&mut self, pair: Pair, classifier: &mut dyn Classifier) -> io::Result<()> {
+        self.detach_xdp(pair.device)?;
         for device in [pair.device, pair.tap] {
-            let path = self.link(device);
-            match Link::open(&path) {
-                Ok(link) => {
-                    link.detach();
-                    std::fs::remove_file(path)?;
-                }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => classifier.detach(device)?,
-                Err(error) => return Err(error),
-            }
+            self.take_off(device, classifier)?;
         }
         self.attached.remove(&pair.device);
+        Ok(())
+    }
+
+    fn take_off(&self, device: u32, classifier: &mut dyn Classifier) -> io::Result<()> {
+        if unpin(&self.link(device))? { Ok(()) } else { classifier.detach(device) }
+    }
+
+    fn detach_xdp(&self, device: u32) -> io::Result<()> {
+        for native in [true, false] {
+            unpin(&xdp_pin(&self.pins, device, native))?;
+        }
         Ok(())
     }
 
@@ -295,18 +314,45 @@ impl Steering {
             Err(error) => return Err(error),
             Ok(entries) => {
                 for entry in entries {
-                    let entry = entry?;
-                    if entry.file_name().as_encoded_bytes().starts_with(LINK.as_bytes())
-                        && let Ok(link) = Link::open(&entry.path())
-                    {
-                        link.detach();
+                    let path = entry?.path();
+                    if !unpin(&path)? {
+                        std::fs::remove_file(path)?;
                     }
-                    std::fs::remove_file(entry.path())?;
                 }
             }
         }
         std::fs::remove_dir(pins)
     }
+}
+
+/// Detaches the link that is pinned at `path` and removes the pin; says whether there was one.
+fn unpin(path: &Path) -> io::Result<bool> {
+    match Link::open(path) {
+        // What is no link cannot be detached.
+        Ok(link) => {
+            link.detach();
+            std::fs::remove_file(path)?;
+            Ok(true)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes the program for [`crate::afxdp`]. What else is returned lives until the program is loaded.
+pub(crate) fn xdp_program(
+    steer: &Steer,
+    sockets: &Map,
+) -> io::Result<(Vec<Instruction>, impl Sized + use<>)> {
+    std::fs::create_dir_all(&steer.pins)?;
+    let maps = Maps::adopt(&steer.pins)?;
+    let place = Place::Xdp { sockets, all: steer.dedicated };
+    Ok((decide::assemble(&maps, steer.mac.0, place), maps))
+}
+
+/// Returns where the link of an XDP program is pinned.
+pub(crate) fn xdp_pin(pins: &Path, device: u32, native: bool) -> PathBuf {
+    pins.join(format!("xdp_{}_{device}", if native { "native" } else { "generic" }))
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use std::time::Duration;
 use common::{Namespace, eventually, run, transfer};
 use packet::build::eth;
 use packet::{Address, FramePool, FrameQueue, MacAddr};
+use ports::afxdp::{Attach, Options, Steer};
 use ports::steer::{Classifier, Pair, Reason, Rules, Steering};
 use ports::{Kind, Port};
 
@@ -263,4 +264,152 @@ fn steering_outlives_who_made_it() {
     Steering::remove(&pins).expect("removable");
     Steering::remove(&pins).expect("one that has gone is fine");
     tap.close(&mut pool);
+}
+
+/// AF_XDP takes what is the switch's, the tap hands back, and the program stays when the port is closed.
+#[test]
+fn xdp_steers_as_well() {
+    let site = Site::new();
+    let mut pool = FramePool::new(site.area.clone());
+    let mut tap = site.tap();
+    let pair = site.pair();
+    let open = |dedicated| {
+        let steer = Some(Steer { pins: site.bpffs.join("sw"), mac: pair.mac, dedicated });
+        // What arrives by a veth has an unfinished checksum, and so it would be handed back.
+        let options = Options { steer, attach: Attach::Native, ..Options::default() };
+        let opened = site.host.open(Kind::Afxdp { device: "d0".to_owned(), options }, &site.area);
+        let mut port = opened.queues.into_iter().next().expect("one queue");
+        // The first look gives the kernel chunks to receive into.
+        assert_eq!(port.receive(&mut FramePool::new(site.area.clone()), 64, |_| panic!("too early")), 0);
+        port
+    };
+    site.outside.run("ethtool -K o0 tx off");
+    let mut steering = site.steering();
+    steering.set_rules(&rules()).expect("fits");
+    let mut steering = site.host.enter(move || {
+        steering.attach_out(pair, &mut NoClassifier).expect("attaches");
+        steering
+    });
+    let mut port = open(false);
+
+    // The host's own service.
+    let listener = site.host.enter(|| TcpListener::bind((HOST, 22)).expect("free"));
+    site.outside.enter(|| TcpStream::connect((HOST, 22)).expect("the host answers"));
+    drop(listener);
+
+    // A published port is ours: refused by nobody.
+    let try_it = || {
+        site.outside.enter(|| {
+            let address = SocketAddr::from((HOST, 8080));
+            TcpStream::connect_timeout(&address, Duration::from_millis(300))
+                .expect_err("nobody listens")
+                .kind()
+        })
+    };
+    assert_eq!(try_it(), io::ErrorKind::TimedOut);
+    let frames = receive(&mut port, &mut pool);
+    assert!(frames.iter().any(|frame| frame.bytes()[36..38] == 8080_u16.to_be_bytes()));
+    frames.into_iter().for_each(|frame| pool.free(frame));
+
+    // A datagram in the SNAT range that is the host's: handed back by the tap.
+    let socket = site.host.enter(|| UdpSocket::bind((HOST, 30000)).expect("free"));
+    socket.set_read_timeout(Some(Duration::from_secs(5))).expect("settable");
+    let sender = site.outside.enter(|| UdpSocket::bind((OUTSIDE, 0)).expect("free"));
+    sender.send_to(b"for the host", (HOST, 30000)).expect("sends");
+    let mut queue = FrameQueue::new(64);
+    eventually("the datagram comes", || {
+        for frame in receive(&mut port, &mut pool) {
+            queue.push(frame).expect("room");
+        }
+        !queue.is_empty()
+    });
+    tap.transmit(&mut queue, &mut pool);
+    let mut buffer = [0; 64];
+    assert_eq!(socket.recv(&mut buffer).expect("handed back"), 12);
+
+    // Nobody has the port open: silence, and the rest is the host's as before.
+    port.close(&mut pool);
+    assert_eq!(try_it(), io::ErrorKind::TimedOut);
+    site.outside.enter(|| TcpStream::connect((HOST, 22)).expect_err("nobody listens").kind());
+    let mut port = open(false);
+    assert_eq!(try_it(), io::ErrorKind::TimedOut);
+    assert!(
+        !receive(&mut port, &mut pool)
+            .into_iter()
+            .map(|frame| pool.free(frame))
+            .collect::<Vec<_>>()
+            .is_empty()
+    );
+    port.close(&mut pool);
+
+    // The device is the switch's alone.
+    let mut port = open(true);
+    sender.send_to(b"for nobody else", (HOST, 7)).expect("sends");
+    eventually("all is taken", || {
+        let frames = receive(&mut port, &mut pool);
+        let found = frames.iter().any(|frame| frame.bytes().ends_with(b"for nobody else"));
+        frames.into_iter().for_each(|frame| pool.free(frame));
+        found
+    });
+    assert!(count(&steering, Reason::Dedicated) >= 1);
+    port.close(&mut pool);
+
+    let steering = site.host.enter(move || {
+        steering.detach(pair, &mut NoClassifier).expect("detaches");
+        steering
+    });
+    assert_eq!(try_it(), io::ErrorKind::ConnectionRefused, "it is the host's again");
+    drop(steering);
+    Steering::remove(&site.bpffs.join("sw")).expect("removable");
+    tap.close(&mut pool);
+}
+
+/// A container that has a floating address, and in this test the device's hardware address, behind a copy loop: large
+/// frames and fragments cross in both directions and both families.
+#[test]
+fn a_floating_address_is_reached_by_large_frames_and_fragments() {
+    let site = Site::new();
+    let container = Namespace::new("box");
+    let tap = site.tap();
+    let pair = site.pair();
+    let mut steering = site.attach(site.steering());
+    let floating6: IpAddr = "fd08::77".parse().expect("an address");
+    let mut rules = rules();
+    rules.floating.push(Address::from(floating6));
+    steering.set_rules(&rules).expect("fits");
+
+    let kind = Kind::Tap { device: "eth0".to_owned(), queues: 1, persist: false };
+    let inside = container.open(kind, &site.area).queues.into_iter().next().expect("one queue");
+    site.outside.ip("addr add fd08::2/64 dev o0 nodad");
+    container.ip(&format!("link set eth0 address {} up", pair.mac));
+    container.ip(&format!("addr add {FLOATING}/24 dev eth0"));
+    container.ip(&format!("addr add {floating6}/64 dev eth0 nodad"));
+    let forwarder = common::Forwarder::new(vec![tap, inside], &site.area);
+
+    for (container_address, outside_address) in
+        [(IpAddr::V4(FLOATING), IpAddr::V4(OUTSIDE)), (floating6, "fd08::2".parse().expect("an address"))]
+    {
+        transfer(&site.outside, &container, container_address, 8 << 20);
+        transfer(&container, &site.outside, outside_address, 8 << 20);
+
+        let server = container.enter(move || UdpSocket::bind((container_address, 53)).expect("free"));
+        let client = site.outside.enter(move || UdpSocket::bind((outside_address, 0)).expect("free"));
+        for socket in [&server, &client] {
+            socket.set_read_timeout(Some(Duration::from_secs(5))).expect("settable");
+        }
+        let data: Vec<u8> = (0..8000_u32).map(|n| n.to_le_bytes()[0]).collect();
+        client.send_to(&data, (container_address, 53)).expect("sends");
+        let mut buffer = vec![0; 9000];
+        let (len, from) = server.recv_from(&mut buffer).expect("all fragments arrive");
+        assert_eq!(&buffer[..len], data);
+        server.send_to(&data, from).expect("sends");
+        assert_eq!(client.recv(&mut buffer).expect("all fragments arrive"), 8000);
+    }
+    assert_eq!(container.checksum_errors() + site.outside.checksum_errors(), 0);
+    let (ports, mut pool) = forwarder.stop();
+    let totals = common::totals(&ports);
+    assert!(totals.rx_bytes / totals.rx_frames > 5000, "large frames cross whole: {totals:?}");
+    assert_eq!(totals.tx_segmented, 0);
+    ports.into_iter().for_each(|port| port.close(&mut pool));
+    assert_eq!(count(&steering, Reason::HandedBack), 0);
 }

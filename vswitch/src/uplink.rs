@@ -67,6 +67,19 @@ pub fn solicited_node(address: Ipv6Addr) -> Ipv6Addr {
     Ipv6Addr::from([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c])
 }
 
+/// Returns the directory of a switch's pins.
+pub fn pins(switch: &str) -> PathBuf {
+    // A bpffs keeps names with dots to itself.
+    Path::new(PINS).join(switch.replace('.', "%2e"))
+}
+
+/// How packets come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Tap,
+    Xdp,
+}
+
 /// A device that is shared with the host, and our tap for it.
 #[derive(Clone, Debug)]
 pub struct Steered {
@@ -142,7 +155,17 @@ impl Uplink {
     /// There is no such device, or no tap, or the kernel refuses.
     pub async fn share(&self, device: &str) -> Result<Steered, Error> {
         let device = device.to_owned();
-        self.submit(move |site| site.share(&device)).await
+        self.submit(move |site| site.share(&device, Way::Tap)).await
+    }
+
+    /// As [`Uplink::share`], for a device whose packets come by AF_XDP: the tap only takes what is handed back. The caller
+    /// opens the AF_XDP port by [`Uplink::run`], with [`ports::afxdp::Steer`] and the pins of [`pins`].
+    ///
+    /// # Errors
+    /// As for [`Uplink::share`].
+    pub async fn share_by_xdp(&self, device: &str) -> Result<Steered, Error> {
+        let device = device.to_owned();
+        self.submit(move |site| site.share(&device, Way::Xdp)).await
     }
 
     /// Gives `device` back to the host: removes the programs and deletes the tap.
@@ -294,8 +317,7 @@ impl Site {
     fn enter(switch: String) -> Result<Self, Error> {
         enter_the_hosts_mounts();
         mount_bpffs()?;
-        // A bpffs keeps names with dots to itself.
-        let pins = Path::new(PINS).join(switch.replace('.', "%2e"));
+        let pins = pins(&switch);
         let steering = open(&pins)?;
         Ok(Self { switch, pins, host: Host::open()?, steering, groups: BTreeMap::new() })
     }
@@ -310,15 +332,18 @@ impl Site {
         Path::new("/run/vswitch").join(format!("{}.reserved", self.switch))
     }
 
-    fn share(&mut self, name: &str) -> Result<Steered, Error> {
+    fn share(&mut self, name: &str, way: Way) -> Result<Steered, Error> {
         let device = self.host.link(name)?;
         let tap = tap_name(name);
         let mark = self.mark(name);
         let tap = HostTap { name: &tap, mark: &mark, mtu: Some(device.mtu), stack: false };
         let tap = self.host.set_up(&tap)?;
         let pair = Pair { device: device.index, mac: device.mac, tap: tap.index };
-        self.steering
-            .attach(pair, &mut self.host)
+        let attached = match way {
+            Way::Tap => self.steering.attach(pair, &mut self.host),
+            Way::Xdp => self.steering.attach_out(pair, &mut self.host),
+        };
+        attached
             .map_err(|error| Error::kernel(format!("attach the steering programs to '{name}'"), error))?;
         Ok(Steered { device, tap })
     }

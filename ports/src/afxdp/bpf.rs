@@ -1,16 +1,20 @@
 //! The XDP program that hands frames to our sockets: made, loaded and attached by `bpf(2)` alone.
 //!
-//! Six instruction slots: look the receive queue up in a map of sockets and redirect there; a queue without a
+//! For a container six instruction slots: look the receive queue up in a map of sockets and redirect there; a queue without a
 //! socket gets the default action. No compiler, no library and no mounted file system takes part. The program
 //! hangs on a `bpf_link` file descriptor, so the kernel detaches it when the last copy of that descriptor is
 //! closed, which it also is when the process is killed.
+//!
+//! On a device that is shared with the host the program is that of [`crate::steer`], and the link is pinned: the next
+//! process puts its own program, with its own map of sockets, in the place of the one that it finds.
 
 use std::io;
 use std::os::fd::RawFd;
 
-use super::Unclaimed;
+use super::{Options, Steer, Unclaimed};
 use crate::bpf::assembler::{Assembler, Helper, Instruction, R1, R2, R3, W4};
 use crate::bpf::{self, MAP_TYPE_XSKMAP, Map, MapSpec, PROG_TYPE_XDP};
+use crate::steer;
 
 const F_XDP_HAS_FRAGS: u32 = 1 << 5;
 
@@ -52,6 +56,7 @@ pub(super) struct Program {
     map: Map,
     program: bpf::Program,
     fragments: bool,
+    steer: Option<Steer>,
 }
 
 impl Program {
@@ -59,19 +64,28 @@ impl Program {
     ///
     /// # Errors
     /// What the kernel says: `EPERM` without `CAP_BPF` and `CAP_NET_ADMIN`.
-    pub(super) fn load(queues: u32, unclaimed: Unclaimed) -> io::Result<Self> {
+    pub(super) fn load(queues: u32, options: &Options) -> io::Result<Self> {
         let name = "vswitch_xsk";
         let spec =
             MapSpec { name, kind: MAP_TYPE_XSKMAP, key_len: 4, value_len: 4, entries: queues, flags: 0 };
         let map = Map::create(spec)?;
-        let code = assemble(&map, unclaimed);
+        let steer = options.steer.clone();
+        let _tables;
+        let code = match &steer {
+            None => assemble(&map, options.unclaimed),
+            Some(steer) => {
+                let (code, tables) = steer::xdp_program(steer, &map)?;
+                _tables = tables;
+                code
+            }
+        };
         let load = |flags| bpf::Program::load(name, PROG_TYPE_XDP, bpf::XDP, flags, &code);
         // Kernels before 5.18 do not know the flag; then a frame has to fit into one page.
         let (program, fragments) = match load(F_XDP_HAS_FRAGS) {
             Err(e) if e.raw_os_error() == Some(libc::EINVAL) => (load(0)?, false),
             result => (result?, true),
         };
-        Ok(Self { map, program, fragments })
+        Ok(Self { map, program, fragments, steer })
     }
 
     /// Says whether the program takes frames of more than one page.
@@ -89,7 +103,18 @@ impl Program {
             Mode::Native => XDP_FLAGS_DRV_MODE,
             Mode::Generic => XDP_FLAGS_SKB_MODE,
         };
+        let pin =
+            self.steer.as_ref().map(|steer| steer::xdp_pin(&steer.pins, interface, mode == Mode::Native));
+        if let Some(pin) = &pin
+            && let Ok(link) = bpf::Link::open(pin)
+            && link.replace(&self.program).is_ok()
+        {
+            return Ok(Link { map: self.map.try_clone()?, _link: link });
+        }
         let link = self.program.attach(interface, bpf::XDP, flags)?;
+        if let Some(pin) = &pin {
+            link.pin(pin)?;
+        }
         Ok(Link { map: self.map.try_clone()?, _link: link })
     }
 }

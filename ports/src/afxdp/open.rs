@@ -39,7 +39,7 @@ pub fn open(port: &str, device: &str, options: Options, area: &Arc<Area>) -> Res
     let mut notes = Vec::new();
     let mtu = interface.mtu().map_err(fail(&format!("read the MTU of {device}")))? as usize;
     let queues = options.queues.unwrap_or_else(|| interface.queues());
-    let program = Program::load(queues, options.unclaimed).map_err(fail("load the XDP program"))?;
+    let program = Program::load(queues, &options).map_err(fail("load the XDP program"))?;
     let (link, mode) = attach(&program, &interface, device, &options, &mut notes)
         .map_err(fail(&format!("attach the XDP program to {device}")))?;
     let link = Arc::new(link);

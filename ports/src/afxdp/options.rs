@@ -1,6 +1,9 @@
 //! What can be chosen about an AF_XDP port.
 
 use std::io;
+use std::path::PathBuf;
+
+use packet::MacAddr;
 
 /// What the XDP program does with frames of a queue that has no socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,6 +48,18 @@ pub struct BusyPoll {
     pub budget: u32,
 }
 
+/// A device of the host: the XDP program takes only what is the switch's. It is pinned, so what is the switch's is dropped
+/// while nobody has the port open; [`crate::steer`] has the rules, and takes the program away again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Steer {
+    /// The directory of [`crate::steer::Steering::open`].
+    pub pins: PathBuf,
+    /// The device's hardware address.
+    pub mac: MacAddr,
+    /// Nothing is the host's: takes everything.
+    pub dedicated: bool,
+}
+
 /// How to attach and bind. The default suits a container's veth end.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -54,6 +69,8 @@ pub struct Options {
     pub copy: CopyMode,
     /// What happens to frames of queues that are not opened.
     pub unclaimed: Unclaimed,
+    /// For a device of the host; `unclaimed` then has no meaning. Needs Linux 5.18.
+    pub steer: Option<Steer>,
     /// How many queues to open, from queue 0; all of the device when `None`.
     pub queues: Option<u32>,
     /// Slots of the fill, receive and transmit rings; a power of two.
@@ -83,6 +100,7 @@ impl Default for Options {
             attach: Attach::default(),
             copy: CopyMode::default(),
             unclaimed: Unclaimed::default(),
+            steer: None,
             queues: None,
             ring: 2048,
             fill: 512,

@@ -81,7 +81,6 @@ pub(super) enum Place<'a> {
     /// tc ingress of a device, into a tap.
     Tc { tap: u32 },
     /// XDP of a device, into AF_XDP sockets; `all` takes every packet.
-    #[expect(dead_code, reason = "the sockets are to come")]
     Xdp { sockets: &'a Map, all: bool },
 }
 
