@@ -54,7 +54,7 @@ pub struct Plan<'i> {
     /// Floating IPs.
     pub floating_ips: Vec<&'i FloatingIp>,
     /// Published ports, each with the L4 port that was chosen for it where any would do.
-    pub publishes: Vec<&'i Publish>,
+    pub publishes: Vec<Publish>,
     /// Egress addresses.
     pub egresses: Vec<&'i Egress>,
     /// Policies.

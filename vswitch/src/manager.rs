@@ -39,11 +39,13 @@ pub mod flows;
 pub mod loops;
 pub mod object_views;
 pub mod objects;
+pub mod outside;
 pub mod start;
 pub mod upkeep;
 pub mod views;
 
 use loops::LoopGuard;
+use outside::Outside;
 use upkeep::Sample;
 
 /// The manager, shared by all tasks.
@@ -160,6 +162,8 @@ pub struct Manager {
     fixed: BTreeMap<StationKey, PortId>,
     neighbors: Neighbors,
     surroundings: Surroundings,
+    /// The host's namespace, unless it could not be entered.
+    outside: Option<Outside>,
     loops: LoopGuard,
     polling: (crate::worker::Poll, usize),
 }
@@ -177,29 +181,36 @@ impl Manager {
 
     /// Compiles what runs now and gives it to the workers.
     fn publish(&mut self) {
-        let intent = &self.saved.intent;
-        let document = intent.document();
-        let networks = self.networks.iter();
-        let plan = Plan {
-            networks: networks
-                .filter_map(|(name, id)| Some((*id, &intent.networks.get(name)?.object)))
-                .collect(),
-            members: members(&self.ports, intent),
-            routes: document.routes.iter().collect(),
-            floating_ips: document.floating_ips.iter().collect(),
-            publishes: document.publishes.iter().collect(),
-            egresses: document.egresses.iter().collect(),
-            policies: document.policies.iter().collect(),
-            publish_allow_from: &document.daemon.publish_allow_from,
-            snat_ports: (document.uplink.ports.first, document.uplink.ports.last),
-            limits: &self.limits,
-            surroundings: &self.surroundings,
-        };
-        let (snapshot, neighbors) = self.compiler.compile(&plan);
+        let mut compiler = std::mem::take(&mut self.compiler);
+        let (snapshot, neighbors) = compiler.compile(&self.plan());
+        self.compiler = compiler;
         self.fix_neighbors(neighbors);
         self.generation = snapshot.generation();
         self.crew.publish(snapshot);
         self.fix_stations();
+    }
+
+    /// Returns all that the next snapshot follows from.
+    pub(crate) fn plan(&self) -> Plan<'_> {
+        let intent = &self.saved.intent;
+        let settings = &intent.settings;
+        Plan {
+            networks: self
+                .networks
+                .iter()
+                .filter_map(|(name, id)| Some((*id, &intent.networks.get(name)?.object)))
+                .collect(),
+            members: members(&self.ports, intent),
+            routes: intent.routes.values().map(|route| &route.object).collect(),
+            floating_ips: intent.floating_ips.values().map(|floating| &floating.object).collect(),
+            publishes: self.publishes(),
+            egresses: intent.egresses.values().map(|egress| &egress.object).collect(),
+            policies: intent.policies.values().map(|policy| &policy.object).collect(),
+            publish_allow_from: &settings.daemon.publish_allow_from,
+            snat_ports: (settings.uplink.ports.first, settings.uplink.ports.last),
+            limits: &self.limits,
+            surroundings: &self.surroundings,
+        }
     }
 
     /// Has the neighbour table know who is where, before the snapshot that needs it is published.

@@ -173,7 +173,15 @@ impl Manager {
     /// What could not be made or stored; nothing was changed.
     pub(super) async fn enact(&mut self, next: Intent, missing: Missing) -> Result<(), Refusal> {
         let mut undo = Vec::new();
-        let made = self.make(&next, missing, &mut undo).await;
+        let mut made = self.make(&next, missing, &mut undo).await;
+        if made.is_ok()
+            && let Err(refusal) = self.hold_ports(&next).await
+        {
+            match missing {
+                Missing::Refuse => made = Err(refusal),
+                Missing::Wait => self.journal.note("publish_pending", "", refusal.to_string()),
+            }
+        }
         let stored = made.and_then(|()| self.commit(next).map_err(Refusal::from));
         if let Err(refusal) = stored {
             self.take_back(undo).await;
@@ -295,6 +303,7 @@ impl Manager {
         }
         self.save_records();
         self.apply_poll().await;
+        self.follow_outside().await;
     }
 
     /// Refuses what the tables and the memory, sized when the daemon started, have no room for.

@@ -19,7 +19,10 @@ impl Manager {
 
     /// Returns the first L4 port that a published port listens on; `None` while a free one is to be chosen.
     pub(super) fn bound_l4_port(&self, publish: &Publish) -> Option<u16> {
-        (!publish.listen.is_random()).then_some(publish.listen.ports.first)
+        match publish.listen.is_random() {
+            true => self.outside.as_ref()?.chosen(&config::Object::name(publish)),
+            false => Some(publish.listen.ports.first),
+        }
     }
 
     /// Looks at what the file asserts, as it would be with `next`.

@@ -256,6 +256,9 @@ impl Manager {
         let leftovers = self.devices.leftovers().await.map_err(|e| Refusal::ours(e.to_string()))?;
         removed.extend(leftovers.iter().map(|leftover| format!("device {}", leftover.link.name)));
         self.devices.remove_all().await.map_err(|e| Refusal::ours(e.to_string()))?;
+        if let Some(outside) = &self.outside {
+            outside.remove_all().await.map_err(|e| Refusal::ours(e.to_string()))?;
+        }
         removed.push(format!("namespace {}", self.devices.namespace().name()));
         self.journal.note("cleaned_up", "", format!("everything was removed by {who}"));
         Ok(removed)

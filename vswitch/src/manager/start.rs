@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use super::Manager;
 use super::change::Missing;
 use super::loops::LoopGuard;
+use super::outside::Outside;
 use super::upkeep::{host_addresses, poll};
 use crate::compile::{self, Compiler};
 use crate::crew::{Crew, Listener, News, Plan};
@@ -80,7 +81,8 @@ impl Manager {
         let area = Area::new(sizing.small_chunks, sizing.large_chunks)
             .map_err(|e| anyhow::anyhow!("cannot map {} bytes for frames: {e}", sizing.area_bytes()))?;
         let table_limits = TableLimits {
-            ports: usize::from(limits.ports),
+            // And those of the host's tap and the devices outside.
+            ports: usize::from(limits.ports) + usize::from(super::outside::NUMBERS),
             // Two more: the outside and the host.
             networks: usize::from(limits.networks) + 2,
             stations: usize::try_from(limits.stations)?,
@@ -92,6 +94,13 @@ impl Manager {
         };
         let tables = Tables::new(table_limits, random()?);
         let devices = Devices::start(&name)?;
+        let outside = match Outside::start(&name).await {
+            Ok(outside) => Some(outside),
+            Err(error) => {
+                tracing::error!(%error, "no way to the outside or the host");
+                None
+            }
+        };
         let mut compiler = Compiler::new();
         let surroundings = Surroundings { addresses: host_addresses(), ..Surroundings::default() };
         let (snapshot, _) = compiler.compile(&compile::Plan::empty(&limits, &surroundings));
@@ -130,6 +139,7 @@ impl Manager {
             fixed: BTreeMap::new(),
             neighbors: BTreeMap::new(),
             surroundings,
+            outside,
             loops: LoopGuard::default(),
             polling,
         };

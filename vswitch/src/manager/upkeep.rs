@@ -9,10 +9,11 @@ use config::Poll as Wish;
 use config::api::Rates;
 use packet::PortId;
 use pipeline::{DropReason, Tables};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::{Condition, Manager, Shared};
 use crate::crew::News;
+use crate::devices::follow::HostState;
 use crate::devices::{DeviceKind, LinkEvent, Watch};
 use crate::worker::Poll;
 
@@ -94,8 +95,10 @@ pub async fn run(manager: Shared, mut news: mpsc::UnboundedReceiver<News>, mut w
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut look = tokio::time::interval(super::loops::LOOK);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut host = manager.lock().await.outside.as_ref().map(super::outside::Outside::changes);
     loop {
         tokio::select! {
+            () = changed(&mut host) => manager.lock().await.follow_outside().await,
             _ = tick.tick() => manager.lock().await.tick().await,
             _ = look.tick() => manager.lock().await.look_for_storms().await,
             Some(news) = news.recv() => manager.lock().await.hear(news).await,
@@ -104,6 +107,18 @@ pub async fn run(manager: Shared, mut news: mpsc::UnboundedReceiver<News>, mut w
                 None => watch = None,
             },
         }
+    }
+}
+
+/// Returns when the host has changed; never, without anybody who follows it.
+async fn changed(host: &mut Option<watch::Receiver<HostState>>) {
+    let alive = match host {
+        Some(receiver) => receiver.changed().await.is_ok(),
+        None => std::future::pending().await,
+    };
+    if !alive {
+        tracing::error!("changes of the host's addresses and routes are not noticed from now on");
+        *host = None;
     }
 }
 
@@ -130,10 +145,12 @@ impl Manager {
         self.crew.drop_retired();
         self.enable_again();
         self.let_namespaces_die().await;
-        let addresses = host_addresses();
-        if addresses != self.surroundings.addresses {
-            self.surroundings.addresses = addresses;
-            self.publish();
+        if self.outside.is_none() {
+            let addresses = host_addresses();
+            if addresses != self.surroundings.addresses {
+                self.surroundings.addresses = addresses;
+                self.publish();
+            }
         }
     }
 
@@ -152,8 +169,11 @@ impl Manager {
             News::Pipeline(pipeline::Event::StationMoved { station, from, to, .. }) => {
                 self.station_moved(station, from, to).await;
             }
-            // The uplink follows the host's neighbours by itself.
-            News::Pipeline(pipeline::Event::Resolve { .. }) => {}
+            News::Pipeline(pipeline::Event::Resolve { port, address }) => {
+                if let Some(outside) = &self.outside {
+                    outside.resolve(port, address.ip());
+                }
+            }
             News::Pipeline(pipeline::Event::LoopSeen { network, sent_by, seen_at }) => {
                 self.loop_seen(network, sent_by, seen_at);
             }
