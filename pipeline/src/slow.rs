@@ -140,8 +140,8 @@ impl Pipeline {
         from: PortId,
         turn: &Turn<'_>,
     ) -> Result<Decided, Death> {
-        let mut ended = None;
-        for attempt in 0..ATTEMPTS {
+        let (mut ended, mut attempt) = (None, 0);
+        for _ in 0..ATTEMPTS {
             let packet = Packet::new(frame, from).ok_or(DropReason::Malformed)?;
             let view = View::of(&self.snapshot, &self.tables, from, turn.now).ok_or(DropReason::PortDown)?;
             let mut walk = Walk { attempt, ended, ..Walk::new(view.port.network, headers) };
@@ -161,6 +161,8 @@ impl Pipeline {
             match self.join(&walk, frame, from, turn) {
                 Ok(connection) => return Ok(Decided { walk, connection }),
                 Err(route::Refusal::Retry) => {}
+                // Only another port helps. A port that somebody else was given meanwhile is found taken by itself.
+                Err(route::Refusal::Collision) => attempt += 1,
                 Err(route::Refusal::Drop(reason)) => return Err(reason.into()),
             }
         }

@@ -42,6 +42,7 @@ impl Pipeline {
         self.upkeep.last = now;
         let mut turn = Turn { outputs, pool, now };
         if !self.held.is_empty() || self.fragments.held_frames() > 0 {
+            self.wake_cache(now);
             self.retry_held(&mut turn);
         }
         self.sweep_cache(elapsed, now);

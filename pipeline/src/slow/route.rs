@@ -38,6 +38,8 @@ fn is_settled(state: State) -> bool {
 pub(crate) enum Refusal {
     /// Somebody was faster: walk again.
     Retry,
+    /// The port that was chosen is in use with just this destination: walk again and choose another.
+    Collision,
     Drop(DropReason),
 }
 
@@ -137,7 +139,7 @@ impl Pipeline {
                 }
                 Err(match refused {
                     Refused::Exists => Refusal::Retry,
-                    Refused::ReplyTaken if lease.is_some() => Refusal::Retry,
+                    Refused::ReplyTaken if lease.is_some() => Refusal::Collision,
                     Refused::ReplyTaken => DropReason::SnatExhausted.into(),
                     Refused::Full => DropReason::TableFull.into(),
                     Refused::Quota => DropReason::Quota.into(),
@@ -375,7 +377,7 @@ impl Pipeline {
 impl From<Refusal> for Death {
     fn from(refusal: Refusal) -> Self {
         match refusal {
-            Refusal::Retry => DropReason::SnatExhausted.into(),
+            Refusal::Retry | Refusal::Collision => DropReason::SnatExhausted.into(),
             Refusal::Drop(reason) => reason.into(),
         }
     }

@@ -88,6 +88,7 @@ impl Manager {
             stations: usize::try_from(limits.stations)?,
             neighbors: usize::try_from(limits.neighbors)?,
             connections: usize::try_from(limits.connections)?,
+            nat_ports: usize::try_from(limits.connections)?,
             flows: usize::try_from(limits.flows)?,
             workers: cpus.len(),
             ..TableLimits::default()
