@@ -239,6 +239,11 @@ impl FlowCache {
         Reader { sets: &self.sets, mask: self.mask, seed: self.seed }
     }
 
+    /// Forgets everything.
+    pub(crate) fn clear(&mut self) {
+        self.sets.fill(Set([Decided::EMPTY; WAYS]));
+    }
+
     /// Keeps a decision, and says whether it took a place that was free. When its set is full, the oldest goes.
     pub(crate) fn insert(
         &mut self,

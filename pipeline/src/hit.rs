@@ -11,6 +11,7 @@ use packet::{Checksum, Frame, MacAddr, PortId};
 
 use crate::flow_cache::Tick;
 use crate::flow_cache::routed::{Entry, Key, Key4, Key6, Rewrite4, Rewrite6, flag};
+use crate::rewrite;
 use crate::snapshot::{Egress, Ingress};
 use crate::tables::{Tables, Target};
 
@@ -180,8 +181,8 @@ impl<'a> Check<'a> {
     }
 }
 
-/// The change that one hop makes to an IPv4 header's checksum: the time to live is the high byte of its word.
-const ONE_HOP: Delta = Delta::new().u16(0x0100, 0x0000);
+/// Takes back what one hop changes in the sum of an IPv4 header, whose word of time to live and protocol lost 0x100.
+const HOP_BACK: Delta = Delta::new().u16(0x0000, 0x0100);
 
 impl Family for Key4 {
     #[inline(always)]
@@ -198,7 +199,7 @@ impl Family for Key4 {
         let Some(head) = frame.bytes_mut().first_chunk_mut::<42>() else { return };
         head[22] -= 1;
         let sum = u16::from_be_bytes([head[24], head[25]]);
-        let sum = Delta::from_folded(entry.addresses_delta).and(ONE_HOP).apply(sum);
+        let sum = Delta::from_folded(entry.addresses_delta).apply(sum);
         head[24..26].copy_from_slice(&sum.to_be_bytes());
         let Rewrite4 { address, port } = entry.rewrite;
         let is_icmp = head[23] == ICMP;
@@ -210,6 +211,9 @@ impl Family for Key4 {
             head[30..34].copy_from_slice(&address);
             let at = if is_icmp { 38 } else { 36 };
             head[at..at + 2].copy_from_slice(&port);
+        }
+        if is_icmp && head[36..38] == [0, 0] {
+            settle_zero(frame);
         }
     }
 }
@@ -258,17 +262,26 @@ fn transport_checksum(frame: &mut Frame, l4: usize, addresses: u16, transport: u
     if frame.checksum() == Checksum::Unknown {
         checksum::resolve(frame);
     }
-    let partial = matches!(frame.checksum(), Checksum::Partial { .. });
+    // Another start is inside a tunnel: the outer checksum is complete then, or there is none.
+    let partial = matches!(frame.checksum(), Checksum::Partial { start, .. } if usize::from(start) == l4);
     let Some(field) = frame.bytes_mut().get_mut(at..at + 2) else { return };
     let sum = u16::from_be_bytes([field[0], field[1]]);
     let sum = match protocol {
+        ICMP if partial => sum,
+        _ if partial && l4 == L4_V4 => Delta::from_folded(addresses).and(HOP_BACK).apply_partial(sum),
         _ if partial => Delta::from_folded(addresses).apply_partial(sum),
-        UDP if l4 == L4_V4 => Delta::from_folded(transport).apply_udp(sum),
-        UDP => match Delta::from_folded(transport).apply(sum) {
-            0 => 0xffff,
-            sum => sum,
-        },
+        UDP => Delta::from_folded(transport).apply_udp(sum),
         _ => Delta::from_folded(transport).apply(sum),
     };
     field.copy_from_slice(&sum.to_be_bytes());
+}
+
+/// See [`rewrite::settle_zero`].
+#[cold]
+fn settle_zero(frame: &mut Frame) {
+    let bytes = frame.bytes_mut();
+    let end = L3 + usize::from(u16::from_be_bytes([bytes[16], bytes[17]]));
+    if let Some(icmp) = bytes.get_mut(L4_V4..end) {
+        rewrite::settle_zero(icmp);
+    }
 }

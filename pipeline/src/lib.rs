@@ -203,6 +203,15 @@ impl Pipeline {
         std::mem::replace(&mut self.drop_log, log)
     }
 
+    /// Forgets every cached decision, so that each flow walks the stages again; connections go on. Tests compare what
+    /// the cache makes of packets with what the stages do.
+    pub fn forget(&mut self, now: Instant) {
+        self.cache.clear();
+        self.counters().ledger.cache_entries.set(0);
+        self.routed4.clear(&self.tables.connections, now);
+        self.routed6.clear(&self.tables.connections, now);
+    }
+
     /// Takes the oldest event, if there is one.
     pub fn next_event(&mut self) -> Option<Event> {
         self.events.pop()

@@ -209,7 +209,7 @@ pub(crate) fn set_ports(l4: &mut [u8], v6: bool, to: &Tuple) -> Option<()> {
 /// Tells the two zeros of ones' complement apart where no pseudo header does: a message of nothing but zeros (an
 /// echo reply with identifier and sequence 0) has the checksum 0xffff, any other 0.
 #[cold]
-fn settle_zero(icmp: &mut [u8]) {
+pub(crate) fn settle_zero(icmp: &mut [u8]) {
     if Sum::new().bytes(icmp).fold() == 0 {
         icmp[2..4].fill(0xff);
     }

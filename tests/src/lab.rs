@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use packet::area::ChunkKind;
-use packet::{Area, Batch, Frame, FramePool, FrameQueue, Instant, NetworkId, PortId};
+use packet::{Area, Batch, Checksum, Frame, FramePool, FrameQueue, Gso, Instant, NetworkId, PortId};
 use pipeline::tables::Counters;
 use pipeline::{
     DropReason, Event, Limits, NetworkInfo, Outputs, Pipeline, PortInfo, SnapshotBuilder, Tables,
@@ -20,6 +20,17 @@ use pipeline::{
 
 const SMALL: usize = 2048;
 const LARGE: usize = 16;
+
+/// A frame that left by a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// What is known of its checksum.
+    pub checksum: Checksum,
+    /// How it is to be cut.
+    pub gso: Option<Gso>,
+}
 
 /// A pipeline under test. See the module header.
 pub struct Lab {
@@ -37,7 +48,7 @@ pub struct Lab {
     now: Instant,
     networks: HashMap<String, NetworkId>,
     ports: BTreeMap<String, (PortId, PortInfo)>,
-    received: HashMap<PortId, VecDeque<Vec<u8>>>,
+    received: HashMap<PortId, VecDeque<Received>>,
     baseline: BTreeMap<String, u64>,
 }
 
@@ -182,7 +193,9 @@ impl Lab {
         for port in self.outputs.touched().to_vec() {
             let queue = self.outputs.queue(port).expect("touched ports have queues");
             while let Some(frame) = queue.pop() {
-                self.received.entry(port).or_default().push_back(frame.bytes().to_vec());
+                let (checksum, gso) = (frame.checksum(), frame.gso());
+                let received = Received { bytes: frame.bytes().to_vec(), checksum, gso };
+                self.received.entry(port).or_default().push_back(received);
                 self.pool.free(frame);
             }
         }
@@ -191,6 +204,11 @@ impl Lab {
 
     /// Takes the next frame that left by a port, if there is one.
     pub fn take(&mut self, port: &str) -> Option<Vec<u8>> {
+        self.take_whole(port).map(|received| received.bytes)
+    }
+
+    /// Takes the next frame that left by a port with what its device is to finish.
+    pub fn take_whole(&mut self, port: &str) -> Option<Received> {
         let id = self.id(port);
         self.received.get_mut(&id)?.pop_front()
     }

@@ -4,6 +4,7 @@ pub mod lab;
 pub mod model;
 pub mod net;
 pub mod site;
+pub mod traffic;
 
 pub use lab::Lab;
 pub use net::Net;

@@ -132,6 +132,32 @@ fn a_masqueraded_flow_and_its_answers_are_translated() {
     }
 }
 
+#[test]
+fn masqueraded_pings_are_cached_and_whole() {
+    let mut site = Site::new();
+    for n in 0..3 {
+        site.lab.send("web", from(WEB, SERVER4).icmp_echo(7, n).data(b"?").bytes());
+        let sent = site.lab.take("out").expect("the request");
+        valid(&sent);
+        assert_eq!(checksum::Sum::new().bytes(&sent[14..34]).fold(), 0xffff, "the IP header of request {n}");
+        let id = u16::from_be_bytes([sent[38], sent[39]]);
+        assert_ne!(id, 7, "the range does not have it");
+        site.lab
+            .send("out", eth(ROUTER, UPLINK).ipv4(SERVER4, HOST4).icmp_echo_reply(id, n).data(b"?").bytes());
+        site.lab.receive("web", to4(SERVER4).icmp_echo_reply(7, n).data(b"?").bytes());
+        assert_eq!(site.lab.tables.counters(0).ledger.cache_hits.get(), 2 * u64::from(n), "round {n}");
+    }
+}
+
+#[test]
+fn a_missing_udp_checksum_stays_missing() {
+    let mut site = Site::new();
+    for _ in 0..2 {
+        site.lab.send("web", from6(WEB, SERVER6).udp(50_000, 53).without_checksum().data(b"?").bytes());
+        assert_eq!(site.lab.take("out").expect("the question")[60..62], [0, 0]);
+    }
+}
+
 fn to4(source: Ipv4Addr) -> packet::build::Ip<packet::build::V4> {
     to(WEB, source)
 }

@@ -99,7 +99,7 @@ pub(crate) struct Plan {
     pub(crate) flags: u8,
     /// The sum of the generations of both ports.
     pub(crate) generation: u32,
-    /// The change of the addresses, as a checksum takes it.
+    /// The change of the IPv4 header, one hop included; of IPv6's pseudo header.
     pub(crate) addresses_delta: u16,
     /// The change of the addresses and ports.
     pub(crate) transport_delta: u16,
@@ -281,6 +281,17 @@ impl<K: Key> RoutedCache<K> {
             made: Tick::at(now),
             rewrite,
         };
+    }
+
+    /// Forgets everything; what it counted is brought home.
+    pub(crate) fn clear(&mut self, connections: &Connections, now: Instant) {
+        for at in 0..self.entries.len() {
+            if self.entries[at].key != K::NONE {
+                self.bring_home(at, connections, now);
+                self.entries[at] = Entry::empty();
+            }
+        }
+        self.used = 0;
     }
 
     /// Says whether nothing is kept.

@@ -328,11 +328,13 @@ impl Pipeline {
             return;
         }
         let (old, new) = (headers.tuple, walk.becomes);
+        // An ICMP query's two ports are its one identifier: it changes with the address that does.
         let is_icmp = matches!(headers.protocol, protocol::ICMP | protocol::ICMPV6);
-        let source = old.source != new.source || old.source_port != new.source_port;
         let destination =
             old.destination != new.destination || !is_icmp && old.destination_port != new.destination_port;
-        let deltas = rewrite::compile(&old, &new, false);
+        let source =
+            old.source != new.source || old.source_port != new.source_port && !(is_icmp && destination);
+        let deltas = rewrite::compile(&old, &new, true);
         let mut flags = if source { flag::SOURCE } else { 0 };
         flags |= if destination { flag::DESTINATION } else { 0 };
         let plan = Plan {
@@ -342,7 +344,7 @@ impl Pipeline {
             to: target.port,
             flags,
             generation: self.snapshot.generation_between(from, target.port),
-            addresses_delta: deltas.pseudo,
+            addresses_delta: if headers.v6 { deltas.pseudo } else { deltas.ip },
             transport_delta: deltas.l4,
         };
         let connections = &self.tables.connections;
