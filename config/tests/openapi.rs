@@ -185,6 +185,37 @@ fn every_schema_has_the_fields_of_its_type() {
         reason: String::new(),
     };
     same_fields(&openapi, "AssertView", view);
+    let request = TraceRequest { from: "p".into(), packet: "tcp 10.0.0.2:80".parse().expect("good") };
+    same_fields(&openapi, "TraceRequest", request);
+    same_fields(&openapi, "TraceReply", TraceReply::default());
+    same_fields(&openapi, "TraceStep", TraceStep::default());
+    let tuple = || TupleView {
+        network: "n".into(),
+        source: address,
+        source_port: 1,
+        destination: address,
+        destination_port: 2,
+    };
+    same_fields(&openapi, "TupleView", tuple());
+    same_fields(&openapi, "Traffic", Traffic::default());
+    let view = ConnectionView {
+        protocol: 6,
+        state: ConnectionState::Established,
+        original: tuple(),
+        reply: tuple(),
+        from: None,
+        to: None,
+        translation: None,
+        rule: None,
+        sent: Traffic::default(),
+        received: Traffic::default(),
+        age_seconds: 0,
+        expires_seconds: 0,
+    };
+    same_fields(&openapi, "ConnectionView", view);
+    same_fields(&openapi, "HostView", HostView::default());
+    same_fields(&openapi, "UplinkView", UplinkView::default());
+    same_fields(&openapi, "UplinkDeviceView", UplinkDeviceView::default());
     same_fields(&openapi, "Drops", Drops::default());
     let count = DropCount { reason: "r".into(), help: String::new(), port: None, frames: 1 };
     same_fields(&openapi, "DropCount", count);

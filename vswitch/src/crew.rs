@@ -299,6 +299,11 @@ impl Crew {
         }
     }
 
+    /// Returns the snapshot that was published last.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.published.load()
+    }
+
     /// Drops snapshots that no worker uses any more.
     pub fn drop_retired(&self) {
         lock(&self.retired).retain(|snapshot| Arc::strong_count(snapshot) > 1);

@@ -193,23 +193,10 @@ impl Manager {
     /// Returns all that the next snapshot follows from.
     pub(crate) fn plan(&self) -> Plan<'_> {
         let intent = &self.saved.intent;
-        let settings = &intent.settings;
+        let members = members(&self.ports, intent);
         Plan {
-            networks: self
-                .networks
-                .iter()
-                .filter_map(|(name, id)| Some((*id, &intent.networks.get(name)?.object)))
-                .collect(),
-            members: members(&self.ports, intent),
-            routes: intent.routes.values().map(|route| &route.object).collect(),
-            floating_ips: intent.floating_ips.values().map(|floating| &floating.object).collect(),
             publishes: self.publishes(),
-            egresses: intent.egresses.values().map(|egress| &egress.object).collect(),
-            policies: intent.policies.values().map(|policy| &policy.object).collect(),
-            publish_allow_from: &settings.daemon.publish_allow_from,
-            snat_ports: (settings.uplink.ports.first, settings.uplink.ports.last),
-            limits: &self.limits,
-            surroundings: &self.surroundings,
+            ..plan_of(intent, &self.networks, members, &self.limits, &self.surroundings)
         }
     }
 
@@ -306,6 +293,33 @@ impl Manager {
         });
         let running = self.saved.intent.owned_by(Owner::File);
         !file.unwrap_or_default().diff(&running).is_empty()
+    }
+}
+
+/// Returns all that a snapshot of `intent` follows from. Published ports whose L4 port is to be chosen have none.
+fn plan_of<'i>(
+    intent: &'i Intent,
+    networks: &BTreeMap<String, NetworkId>,
+    members: Vec<Member<'i>>,
+    limits: &'i Limits,
+    surroundings: &'i Surroundings,
+) -> Plan<'i> {
+    let settings = &intent.settings;
+    Plan {
+        networks: networks
+            .iter()
+            .filter_map(|(name, id)| Some((*id, &intent.networks.get(name)?.object)))
+            .collect(),
+        members,
+        routes: intent.routes.values().map(|route| &route.object).collect(),
+        floating_ips: intent.floating_ips.values().map(|floating| &floating.object).collect(),
+        publishes: intent.publishes.values().map(|publish| publish.object.clone()).collect(),
+        egresses: intent.egresses.values().map(|egress| &egress.object).collect(),
+        policies: intent.policies.values().map(|policy| &policy.object).collect(),
+        publish_allow_from: &settings.daemon.publish_allow_from,
+        snat_ports: (settings.uplink.ports.first, settings.uplink.ports.last),
+        limits,
+        surroundings,
     }
 }
 

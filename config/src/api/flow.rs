@@ -199,15 +199,13 @@ pub struct TraceRequest {
     pub packet: Probe,
 }
 
-/// The way of a packet through the stages: of one that was asked for, or of a real one.
+/// The way of a packet through the stages.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TraceReply {
-    /// Milliseconds since 1970, for a real packet.
-    pub time_ms: Option<u64>,
-    /// The port it came in by.
+    /// The port it comes in by.
     pub from: String,
-    /// The packet, as `tcp 10.1.0.5:40000 > 10.0.0.2:80 syn`.
+    /// The packet, with what was left out: `tcp 10.2.0.5:22 syn from 10.1.0.10:40000`.
     pub packet: String,
     /// The stages that it walked, in order.
     pub steps: Vec<TraceStep>,
@@ -215,10 +213,14 @@ pub struct TraceReply {
     pub verdict: TraceVerdict,
     /// Name of the reason it was dropped for.
     pub reason: Option<String>,
-    /// Name of the policy that decided.
+    /// What decided that, as the name of a policy or published port.
     pub rule: Option<String>,
-    /// Names of the ports it leaves by.
-    pub to: Vec<String>,
+    /// The port it leaves by.
+    pub to: Option<String>,
+    /// What its addresses and L4 ports become, as `203.0.113.2:50000 > 192.0.2.7:443`.
+    pub becomes: Option<String>,
+    /// More about the verdict, as whom it waits for or how it is answered.
+    pub note: Option<String>,
 }
 
 /// What one stage did with a packet.
@@ -227,40 +229,26 @@ pub struct TraceReply {
 pub struct TraceStep {
     /// Name of the stage.
     pub stage: String,
-    /// What it found, one sentence each, as `route 10.2.0.0/24: connected to mgmt`.
-    pub matched: Vec<String>,
-    /// What it rewrote.
-    pub rewrote: Vec<Rewrite>,
-    /// What would be done besides, as `create connection`.
-    pub effects: Vec<String>,
-    /// How it ends the walk, when it does.
-    pub verdict: Option<TraceVerdict>,
-}
-
-/// A field of a packet that gets another value.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Rewrite {
-    /// The field, as `source`.
-    pub field: String,
-    /// What it was.
-    pub from: String,
-    /// What it is.
-    pub to: String,
+    /// What it found and did, a sentence each; none when the packet did not concern it.
+    pub notes: Vec<String>,
 }
 
 /// What becomes of a packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum TraceVerdict {
     /// It leaves by a port.
     Forward,
-    /// It leaves by all ports that want it.
+    /// A copy leaves by every other port of the network.
     Flood,
-    /// The switch takes it, and answers it if it is a question.
+    /// The switch answers it.
     Answer,
     /// It waits for the station of its next hop.
     Hold,
+    /// It goes to the host's own stack.
+    HandBack,
+    /// It ends here as meant.
+    Consume,
     /// It ends.
     #[default]
     Drop,
@@ -268,13 +256,16 @@ pub enum TraceVerdict {
     Reject,
 }
 
-/// Which real packets are followed.
+/// Which neighbours are meant; all that is given must match.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct TraceQuery {
-    /// Those that it matches; empty: all.
-    #[serde(rename = "match")]
-    pub expression: Expression,
+pub struct NeighborQuery {
+    /// Of this network.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+    /// This address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
 }
 
 /// Which connections are meant.
@@ -307,9 +298,9 @@ pub struct ConnectionView {
     /// The port it was opened to.
     #[serde(default)]
     pub to: Option<String>,
-    /// What translates its addresses, as `masquerade`, `publish 8080/tcp`, `floating_ip 203.0.113.10`; empty: nothing.
+    /// What translates its destination, as `published 8080/tcp`.
     #[serde(default)]
-    pub nat: Vec<String>,
+    pub translation: Option<String>,
     /// Name of the policy that allows it.
     #[serde(default)]
     pub rule: Option<String>,
@@ -322,9 +313,6 @@ pub struct ConnectionView {
     /// Seconds since it was opened.
     #[serde(default)]
     pub age_seconds: u64,
-    /// Seconds since its last packet.
-    #[serde(default)]
-    pub idle_seconds: u64,
     /// Seconds until it is forgotten if nothing comes.
     #[serde(default)]
     pub expires_seconds: u64,

@@ -27,8 +27,16 @@ pub const DETACH: &str = "/v1/attach/{name}";
 /// [`FdbEntry`](crate::FdbEntry): adds a static one. DELETE [`FdbQuery`](super::FdbQuery):
 /// [`Flushed`](super::Flushed).
 pub const FDB: &str = "/v1/fdb";
-/// GET: list of [`NeighborView`](super::NeighborView).
+/// GET [`NeighborQuery`](super::NeighborQuery): list of [`NeighborView`](super::NeighborView). DELETE
+/// [`NeighborQuery`](super::NeighborQuery): forgets those that were learned, [`Flushed`](super::Flushed).
 pub const NEIGHBORS: &str = "/v1/neighbors";
+/// GET [`ConnectionQuery`](super::ConnectionQuery): list of [`ConnectionView`](super::ConnectionView). DELETE
+/// [`ConnectionQuery`](super::ConnectionQuery): ends them, [`Flushed`](super::Flushed).
+pub const CONNECTIONS: &str = "/v1/connections";
+/// POST [`TraceRequest`](super::TraceRequest): [`TraceReply`](super::TraceReply).
+pub const TRACE: &str = "/v1/trace";
+/// GET: [`HostView`](super::HostView).
+pub const HOST: &str = "/v1/host";
 /// GET: list of [`RouteView`](super::RouteView). POST [`Route`](crate::Route): the view.
 pub const ROUTES: &str = "/v1/routes";
 /// As [`NETWORK`], for a [`Route`](crate::Route).
@@ -67,7 +75,7 @@ pub const LOG: &str = "/v1/log";
 pub const CLEANUP: &str = "/v1/cleanup";
 
 /// Every route with the methods it answers.
-pub const ALL: [(&str, &[&str]); 30] = [
+pub const ALL: [(&str, &[&str]); 33] = [
     (STATUS, &["get"]),
     (CONFIG, &["get"]),
     (APPLY, &["post"]),
@@ -79,7 +87,10 @@ pub const ALL: [(&str, &[&str]); 30] = [
     (ATTACH, &["post"]),
     (DETACH, &["delete"]),
     (FDB, &["get", "post", "delete"]),
-    (NEIGHBORS, &["get"]),
+    (NEIGHBORS, &["get", "delete"]),
+    (CONNECTIONS, &["get", "delete"]),
+    (TRACE, &["post"]),
+    (HOST, &["get"]),
     (ROUTES, &["get", "post"]),
     (ROUTE, &["get", "patch", "delete"]),
     (FLOATING_IPS, &["get", "post"]),

@@ -3,7 +3,7 @@
 use anyhow::bail;
 use clap::{Args, Subcommand};
 use config::FdbEntry;
-use config::api::{FdbKind, FdbView, Flushed, NeighborSource, NeighborView, route};
+use config::api::{FdbKind, FdbView, Flushed, NeighborSource, NeighborState, NeighborView, route};
 use packet::MacAddr;
 
 use crate::client::{read, with_query};
@@ -19,10 +19,11 @@ pub(crate) enum Fdb {
     Rm(Rm),
 }
 
-/// Shows the IP addresses that the switch knows.
+/// Shows the IP addresses that the switch knows, and forgets those that it learned.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Neighbor {
     List(Neighbors),
+    Flush(Forget),
 }
 
 /// Lists the stations.
@@ -69,10 +70,39 @@ pub(crate) struct Rm {
     network: String,
 }
 
-/// Lists the addresses that the switch answers ARP and ND requests for.
+/// Lists the addresses that the switch answers ARP and ND requests for, and those that it was told or asks for.
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  vsctl neighbor list")]
-pub(crate) struct Neighbors {}
+#[command(after_help = "Example:\n  vsctl neighbor list --network front")]
+pub(crate) struct Neighbors {
+    #[command(flatten)]
+    only: Whose,
+}
+
+/// Forgets learned neighbours: all, or those that match; they are asked for again when they are needed.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  vsctl neighbor flush --network front --ip 10.1.0.9")]
+pub(crate) struct Forget {
+    #[command(flatten)]
+    only: Whose,
+}
+
+/// Which neighbours are meant; all that is given must match.
+#[derive(Args, Debug)]
+struct Whose {
+    /// Only of this network; `outside` and `host` are the switch's own
+    #[arg(long)]
+    network: Option<String>,
+    /// Only this address
+    #[arg(long)]
+    ip: Option<std::net::IpAddr>,
+}
+
+impl Whose {
+    fn path(self) -> String {
+        let address = self.ip.map(|ip| ip.to_string());
+        with_query(route::NEIGHBORS, &[("network", self.network), ("address", address)])
+    }
+}
 
 /// Which stations are meant; all that is given must match.
 #[derive(Args, Debug)]
@@ -127,10 +157,18 @@ impl Fdb {
 }
 
 impl Neighbor {
-    /// Lists.
+    /// Does what was asked for.
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let Self::List(_) = self;
-        context.show(&context.client.get(route::NEIGHBORS).await?, neighbors)
+        match self {
+            Self::List(list) => context.show(&context.client.get(&list.only.path()).await?, neighbors),
+            Self::Flush(flush) => {
+                let answer = context.client.delete(&flush.only.path()).await?;
+                context.show(&answer, |flushed: &Flushed| {
+                    let count = flushed.entries.try_into().unwrap_or(usize::MAX);
+                    format!("{} forgotten\n", plural(count, "neighbour"))
+                })
+            }
+        }
     }
 }
 
@@ -156,7 +194,7 @@ fn stations(stations: &Vec<FdbView>) -> String {
 }
 
 fn neighbors(neighbors: &Vec<NeighborView>) -> String {
-    let mut table = Table::new(&["NETWORK", "ADDRESS", "MAC", "PORT", "KNOWN BY"]);
+    let mut table = Table::new(&["NETWORK", "ADDRESS", "MAC", "PORT", "KNOWN BY", "STATE", ">TOLD"]);
     for neighbor in neighbors {
         let source = match neighbor.source {
             NeighborSource::Port => "the port's configuration",
@@ -169,6 +207,18 @@ fn neighbors(neighbors: &Vec<NeighborView>) -> String {
             neighbor.mac.map_or_else(String::new, |mac| mac.to_string()),
             neighbor.port.clone().unwrap_or_default(),
             source.to_owned(),
+            match neighbor.state {
+                NeighborState::Fixed => "",
+                NeighborState::Reachable => "reachable",
+                NeighborState::Probed => "probed",
+                NeighborState::Incomplete => "incomplete",
+                NeighborState::Failed => "FAILED",
+            }
+            .to_owned(),
+            match neighbor.state {
+                NeighborState::Fixed => String::new(),
+                _ => format!("{} ago", units::seconds(neighbor.age_seconds)),
+            },
         ]);
     }
     table.or("No neighbours.")
@@ -201,12 +251,14 @@ mod tests {
     fn neighbours_show_where_the_address_is() {
         let views: Vec<NeighborView> = serde_json::from_value(json!([
             {"network": "front", "address": "10.1.0.1", "mac": "02:00:00:00:00:01", "source": "gateway"},
+            {"network": "front", "address": "10.1.0.9", "source": "learned", "state": "incomplete", "age_seconds": 2},
         ]))
         .expect("neighbours as the daemon sends them");
         assert_eq!(
             neighbors(&views),
-            "NETWORK  ADDRESS   MAC                PORT  KNOWN BY\n\
-             front    10.1.0.1  02:00:00:00:00:01  -     being the switch itself\n"
+            "NETWORK  ADDRESS   MAC                PORT  KNOWN BY                 STATE          TOLD\n\
+             front    10.1.0.1  02:00:00:00:00:01  -     being the switch itself  -                 -\n\
+             front    10.1.0.9  -                  -     ARP or ND                incomplete  2 s ago\n"
         );
     }
 

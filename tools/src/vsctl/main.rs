@@ -9,11 +9,13 @@ mod apply;
 mod attach;
 mod capture;
 mod client;
+mod connection;
 mod docs;
 mod drops;
 mod events;
 mod fdb;
 mod frame;
+mod host;
 mod nat;
 mod network;
 mod object;
@@ -24,6 +26,7 @@ mod route;
 mod settings;
 mod status;
 mod top;
+mod trace;
 mod units;
 mod worker;
 
@@ -82,7 +85,12 @@ enum Command {
     Fdb(fdb::Fdb),
     #[command(subcommand)]
     Neighbor(fdb::Neighbor),
+    #[command(subcommand)]
+    Connection(connection::Connection),
+    #[command(subcommand)]
+    Host(host::Host),
     Drops(drops::Drops),
+    Trace(trace::Trace),
     Capture(capture::Capture),
     #[command(subcommand)]
     Worker(worker::Worker),
@@ -186,6 +194,9 @@ async fn dispatch(command: Command, context: &Context) -> anyhow::Result<ExitCod
         Command::Detach(command) => command.run(context).await?,
         Command::Fdb(command) => command.run(context).await?,
         Command::Neighbor(command) => command.run(context).await?,
+        Command::Connection(command) => command.run(context).await?,
+        Command::Host(command) => command.run(context).await?,
+        Command::Trace(command) => command.run(context).await?,
         Command::Drops(command) => command.run(context).await?,
         Command::Capture(command) => command.run(context).await?,
         Command::Worker(command) => command.run(context).await?,

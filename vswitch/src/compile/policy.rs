@@ -27,7 +27,7 @@ fn rule(plan: &Plan<'_>, policy: &Policy) -> Rule {
             Action::Reject => Verdict::Reject,
         },
         log: policy.log,
-        both_ways: false,
+        both_ways: policy.both_ways,
     }
 }
 

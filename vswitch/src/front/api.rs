@@ -23,7 +23,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, post};
 use axum::serve::IncomingStream;
 use config::api::{
-    CaptureQuery, CleanupReply, CleanupRequest, ErrorBody, ErrorReply, FdbQuery, LogQuery, route,
+    CaptureQuery, CleanupReply, CleanupRequest, ConnectionQuery, ErrorBody, ErrorReply, FdbQuery, LogQuery,
+    NeighborQuery, route,
 };
 use config::{Egress, FloatingIp, Policy, Publish, Route};
 use serde::Serialize;
@@ -112,7 +113,10 @@ fn router(api: Api) -> Router {
         .route(route::ATTACH, post(attach))
         .route(route::DETACH, delete(remove_port))
         .route(route::FDB, get(stations).post(add_station).delete(flush))
-        .route(route::NEIGHBORS, get(neighbors))
+        .route(route::NEIGHBORS, get(neighbors).delete(flush_neighbors))
+        .route(route::CONNECTIONS, get(connections).delete(flush_connections))
+        .route(route::TRACE, post(trace))
+        .route(route::HOST, get(host))
         .route(route::ROUTES, get(objects::<Route>).post(add_object::<Route>))
         .route(route::ROUTE, single::<Route>())
         .route(route::FLOATING_IPS, get(objects::<FloatingIp>).post(add_object::<FloatingIp>))
@@ -383,8 +387,37 @@ async fn flush(
     json(&finish(async move { manager.flush(&query, who).await }).await?)
 }
 
-async fn neighbors(State(api): State<Api>) -> Reply {
-    json(&api.manager().await.neighbors())
+async fn neighbors(State(api): State<Api>, query: Result<Query<NeighborQuery>, QueryRejection>) -> Reply {
+    json(&api.manager().await.neighbors(&asked(query)?))
+}
+
+async fn flush_neighbors(
+    State(api): State<Api>,
+    ConnectInfo(Peer(who)): From,
+    query: Result<Query<NeighborQuery>, QueryRejection>,
+) -> Reply {
+    json(&api.manager().await.flush_neighbors(&asked(query)?, who)?)
+}
+
+async fn connections(State(api): State<Api>, query: Result<Query<ConnectionQuery>, QueryRejection>) -> Reply {
+    json(&api.manager().await.connections(&asked(query)?))
+}
+
+async fn flush_connections(
+    State(api): State<Api>,
+    ConnectInfo(Peer(who)): From,
+    query: Result<Query<ConnectionQuery>, QueryRejection>,
+) -> Reply {
+    json(&api.manager().await.flush_connections(&asked(query)?, who)?)
+}
+
+async fn trace(State(api): State<Api>, body: Bytes) -> Reply {
+    let request = read(&body)?;
+    json(&api.manager().await.trace(&request)?)
+}
+
+async fn host(State(api): State<Api>) -> Reply {
+    json(&api.manager().await.host_view())
 }
 
 async fn drops(State(api): State<Api>) -> Reply {

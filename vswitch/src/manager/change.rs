@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use config::api::{ApplyReply, ApplyRequest};
 use config::{Change, Document, Network, Owner, Port};
 
-use super::{Manager, Unconfirmed, flows};
+use super::flows::asserts;
+use super::{Manager, Unconfirmed};
 use crate::intent::Intent;
 use crate::plug;
 use crate::refusal::Refusal;
@@ -63,18 +64,17 @@ impl Manager {
         let path = if request.path.is_empty() { "(input)" } else { &request.path };
         let document = Document::parse(&request.toml, path)?;
         let next = self.saved.intent.replace(Owner::File, &document)?;
-        let asserts = self.look_at_asserts(&next);
+        next.document().validate()?;
+        self.check_limits(&next)?;
+        let looked = self.look_at_asserts(&next);
+        asserts::hold(&looked)?;
         if request.dry_run {
-            next.document().validate()?;
-            self.check_limits(&next)?;
-            flows::hold(&asserts)?;
             let changes = self.saved.intent.document().diff(&next.document());
-            return Ok(ApplyReply { changes, generation: self.generation, confirm_deadline: None, asserts });
+            let generation = self.generation;
+            return Ok(ApplyReply { changes, generation, confirm_deadline: None, asserts: looked });
         }
         let save_to = if request.save { Some(self.save_path()?) } else { None };
         let before = self.saved.intent.clone();
-        next.document().validate()?;
-        flows::hold(&asserts)?;
         let changes = self.change(next, Missing::Refuse, who).await?;
         // An apply without a confirmation also settles an earlier one that waits for it.
         let earlier = self.unconfirmed.take();
@@ -93,7 +93,7 @@ impl Manager {
             changes,
             generation: self.generation,
             confirm_deadline: request.confirm.map(u64::from),
-            asserts,
+            asserts: looked,
         })
     }
 

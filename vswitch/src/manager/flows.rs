@@ -1,15 +1,20 @@
-//! What the manager knows of the flows that workers decide: which policy decided how often, which L4 port was taken,
-//! what would become of a connection.
+//! What the manager knows of the flows that workers decide.
 //!
-//! One place, so that nobody else asks the workers' tables. What is not counted or not decided is `None`, never a
-//! number that looks like one.
+//! * [`connections`]: those that there are, and ending them; neighbours.
+//! * [`tracing`]: what would become of a packet, by the very stages that workers walk.
+//! * [`asserts`]: what would become of a connection with another configuration.
+//!
+//! What is not counted is `None`, never a number that looks like one.
+
+pub mod asserts;
+pub mod connections;
+pub mod probe;
+pub mod tracing;
 
 use config::Publish;
-use config::api::AssertView;
+use packet::{NetworkId, PortId};
 
 use super::Manager;
-use crate::intent::Intent;
-use crate::refusal::Refusal;
 
 impl Manager {
     /// Returns how many new connections a policy decided, when somebody counts.
@@ -25,59 +30,21 @@ impl Manager {
         }
     }
 
-    /// Looks at what the file asserts, as it would be with `next`.
-    pub(super) fn look_at_asserts(&self, next: &Intent) -> Vec<AssertView> {
-        let asserts = next.settings.asserts.iter();
-        asserts
-            .map(|assert| AssertView {
-                from: assert.from.clone(),
-                to: assert.to.to_string(),
-                expect: assert.expect,
-                found: None,
-                reason: match next.ports.contains_key(&assert.from) {
-                    true => "this switch does not decide connections yet".to_owned(),
-                    false => format!("there is no port '{}' yet", assert.from),
-                },
-            })
-            .collect()
-    }
-}
-
-/// Refuses a change after which an assertion would not hold.
-pub(super) fn hold(asserts: &[AssertView]) -> Result<(), Refusal> {
-    let broken: Vec<String> = asserts
-        .iter()
-        .filter_map(|assert| {
-            let found = assert.found.filter(|found| *found != assert.expect)?;
-            let AssertView { from, to, expect, reason, .. } = assert;
-            Some(format!("assert {from}->{to}: expected {expect}, found {found} by {reason}"))
-        })
-        .collect();
-    match broken.as_slice() {
-        [] => Ok(()),
-        [one] => Err(Refusal::conflict(one.clone())),
-        more => {
-            Err(Refusal::conflict(format!("{} assertions would not hold", more.len())).with_details(broken))
+    /// Returns what people call a network, one of the switch's own included.
+    fn called_network(&self, id: NetworkId) -> String {
+        match self.network_name(id) {
+            Some(name) => name.to_owned(),
+            None if id.0 == self.limits.networks => "outside".to_owned(),
+            None if id.0 == self.limits.networks + 1 => "host".to_owned(),
+            None => "?".to_owned(),
         }
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use config::Action;
-
-    fn view(expect: Action, found: Option<Action>) -> AssertView {
-        AssertView { from: "web".into(), to: "mgmt:22/tcp".into(), expect, found, reason: "policy x".into() }
-    }
-
-    #[test]
-    fn only_what_was_looked_at_and_is_not_so_is_refused() {
-        let (good, unknown) = (view(Action::Deny, Some(Action::Deny)), view(Action::Deny, None));
-        assert_eq!(hold(&[good.clone(), unknown]), Ok(()));
-        let bad = view(Action::Deny, Some(Action::Allow));
-        let refused = hold(&[good, bad.clone()]).expect_err("one is not so");
-        assert_eq!(refused.message, "assert web->mgmt:22/tcp: expected deny, found allow by policy x");
-        assert_eq!(hold(&[bad.clone(), bad]).expect_err("two are not").details.len(), 2);
+    /// Returns what people call a port, one of the switch's own included.
+    fn called_port(&self, id: PortId) -> Option<String> {
+        let uplink =
+            || self.surroundings.uplinks.iter().find(|uplink| uplink.id == id).map(|u| u.name.as_str());
+        let host = || self.surroundings.host.as_ref().filter(|host| host.id == id).map(|_| "host");
+        self.port_name(id).or_else(uplink).or_else(host).map(str::to_owned)
     }
 }

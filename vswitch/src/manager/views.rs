@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use config::Document;
 use config::api::{
     Check, Counts, DropCount, Drops, FdbKind, FdbQuery, FdbView, KernelView, Ledger, MemoryView,
-    NeighborSource, NeighborState, NeighborView, NetworkView, PortCounters, PortState, PortView, Status,
-    WorkerView,
+    NeighborQuery, NeighborSource, NeighborState, NeighborView, NetworkView, PortCounters, PortState,
+    PortView, Status, WorkerView,
 };
 use futures_util::future::join_all;
 use packet::area::ChunkKind;
@@ -239,8 +239,8 @@ impl Manager {
         Ok(views)
     }
 
-    /// Returns whose addresses the switch answers for.
-    pub fn neighbors(&self) -> Vec<NeighborView> {
+    /// Returns who has which address: those that the switch answers for, and those that it was told.
+    pub fn neighbors(&self, query: &NeighborQuery) -> Vec<NeighborView> {
         let mut neighbors = Vec::new();
         for (name, network) in &self.saved.intent.networks {
             for address in network.object.gateway_addresses() {
@@ -267,7 +267,12 @@ impl Manager {
                 age_seconds: 0,
             }));
         }
+        neighbors.extend(self.learned_neighbors());
         neighbors.sort_by(|a, b| (&a.network, a.address).cmp(&(&b.network, b.address)));
+        neighbors.retain(|neighbor| {
+            query.network.as_ref().is_none_or(|network| *network == neighbor.network)
+                && query.address.is_none_or(|address| address == neighbor.address)
+        });
         neighbors
     }
 

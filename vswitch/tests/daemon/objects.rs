@@ -208,12 +208,153 @@ fn a_roll_back_leaves_what_commands_made_and_what_was_confirmed() {
     assert_eq!(host.get("/v1/status")["config_differs"], false);
 }
 
+/// A host with a web container in one network and a log container in another.
+fn two_networks() -> (Host, String, String) {
+    let mut host = Host::new();
+    let (web, log) = (host.container("web"), host.container("log"));
+    let file = containers(&web, &log);
+    host.write_config(&file);
+    host.start();
+    (host, web, file)
+}
+
+fn containers(web: &str, log: &str) -> String {
+    format!(
+        "{FILE}
+[[policy]]
+name = \"ping\"
+from = \"front\"
+to = \"mgmt\"
+allow = [\"icmp\"]
+[[policy]]
+name = \"no-telnet\"
+from = \"port:web\"
+to = \"mgmt\"
+reject = [\"tcp/23\"]
+[[port]]
+name = \"web\"
+network = \"front\"
+netns = \"{web}\"
+addresses = [\"10.1.0.10\"]
+[[port]]
+name = \"log\"
+network = \"mgmt\"
+netns = \"{log}\"
+addresses = [\"10.2.0.5\"]
+"
+    )
+}
+
+fn assertion(to: &str, expect: &str) -> String {
+    format!("[[assert]]\nfrom = \"web\"\nto = \"{to}\"\nexpect = \"{expect}\"\n")
+}
+
 #[test]
-fn assertions_are_told_with_every_apply() {
-    let host = running();
-    let more = format!("{FILE}[[assert]]\nfrom = \"web\"\nto = \"mgmt:22/tcp\"\nexpect = \"deny\"\n");
-    let reply = host.post("/v1/apply", &json!({"toml": host.toml(&more), "dry_run": true}));
-    let assert = &reply["asserts"][0];
-    assert_eq!((&assert["from"], &assert["to"]), (&json!("web"), &json!("mgmt:22/tcp")), "{reply}");
-    assert_eq!((&assert["found"], &assert["reason"]), (&json!(null), &json!("there is no port 'web' yet")));
+fn a_trace_says_what_would_become_of_a_packet() {
+    let (host, _, _) = two_networks();
+    let trace = |packet: &str| host.post("/v1/trace", &json!({"from": "web", "packet": packet}));
+    let reply = trace("tcp 10.2.0.5:514");
+    assert_eq!((&reply["verdict"], &reply["to"]), (&json!("forward"), &json!("log")), "{reply}");
+    assert_eq!(reply["packet"], "tcp 10.2.0.5:514 syn from 10.1.0.10:40000");
+    assert!(reply["steps"].to_string().contains("front->mgmt"), "{reply}");
+    let reply = trace("tcp 10.2.0.5:22");
+    assert_eq!((&reply["verdict"], &reply["reason"]), (&json!("drop"), &json!("policy")), "{reply}");
+    let reply = trace("tcp 10.2.0.5:23");
+    assert_eq!((&reply["verdict"], &reply["rule"]), (&json!("reject"), &json!("no-telnet")), "{reply}");
+    assert_eq!(trace("icmp 10.1.0.1")["verdict"], "answer");
+    assert_eq!(trace("icmp 10.2.0.5 ttl 1")["reason"], "ttl");
+    assert_eq!(trace("tcp 10.2.0.5:514 from 10.1.0.66:5")["reason"], "spoof");
+    // Nothing was done: there is no connection.
+    assert_eq!(host.get("/v1/connections"), json!([]));
+    for (body, status, why) in [
+        (json!({"from": "nobody", "packet": "tcp 10.2.0.5:22"}), 404, "there is no port 'nobody'"),
+        (json!({"from": "web", "packet": "tcp 10.2.0.5"}), 400, "has no L4 port, which tcp needs"),
+        (json!({"from": "web", "packet": "tcp [fd00::1]:22"}), 400, "has no IPv6 address to send from"),
+    ] {
+        let (found, reply) = host.request("POST", "/v1/trace", &body.to_string());
+        assert_eq!(found, status, "{reply}");
+        assert!(reply.to_string().contains(why), "{reply}");
+    }
+}
+
+#[test]
+fn connections_are_listed_by_what_they_match_and_ended() {
+    let (host, web, _) = two_networks();
+    assert_eq!(host.ping(&web, "10.2.0.5", 1), 1);
+    let all = host.get("/v1/connections");
+    assert_eq!(all.as_array().map(Vec::len), Some(1), "{all}");
+    let found = &all[0];
+    assert_eq!((&found["state"], &found["rule"]), (&json!("replied"), &json!("ping")), "{all}");
+    assert_eq!((&found["from"], &found["to"]), (&json!("web"), &json!("log")), "{all}");
+    assert_eq!(
+        (&found["original"]["network"], &found["reply"]["network"]),
+        (&json!("front"), &json!("mgmt"))
+    );
+    let count = |expression: &str| {
+        let list = host.get(&format!("/v1/connections?match={expression}"));
+        list.as_array().map_or(0, Vec::len)
+    };
+    assert_eq!(count("src%3D10.1.0.10,proto%3Dicmp,network%3Dmgmt,port%3Dlog,rule%3Dping"), 1);
+    assert_eq!(count("src!%3D10.1.0.0/24"), 0);
+    assert_eq!(count("state%3Destablished"), 0);
+    let (status, reply) = host.request("GET", "/v1/connections?match=dpotr%3D1", "");
+    assert_eq!(status, 400);
+    assert!(reply.to_string().contains("did you mean 'dport'?"), "{reply}");
+    assert_eq!(host.request("DELETE", "/v1/connections?match=proto%3Dtcp", "").1["entries"], 0);
+    assert_eq!(host.request("DELETE", "/v1/connections?match=port%3Dweb", "").1["entries"], 1);
+    assert_eq!(host.get("/v1/connections"), json!([]));
+    assert_eq!(host.ping(&web, "10.2.0.5", 1), 1);
+}
+
+#[test]
+fn an_apply_after_which_an_assertion_would_not_hold_is_refused() {
+    let (host, _, file) = two_networks();
+    let apply = |more: &str, dry: bool| {
+        let body = json!({"toml": host.toml(&format!("{file}{more}")), "dry_run": dry});
+        host.request("POST", "/v1/apply", &body.to_string())
+    };
+    let good = [
+        assertion("mgmt:22/tcp", "deny"),
+        assertion("10.2.0.5:514/tcp", "allow"),
+        assertion("port:log:23/tcp", "reject"),
+        assertion("port:log:icmp", "allow"),
+        assertion("port:later:22/tcp", "deny"),
+    ]
+    .concat();
+    for dry in [true, false] {
+        let (status, reply) = apply(&good, dry);
+        assert_eq!(status, 200, "{reply}");
+        let found: Vec<_> =
+            reply["asserts"].as_array().expect("a list").iter().map(|a| &a["found"]).collect();
+        assert_eq!(json!(found), json!(["deny", "allow", "reject", "allow", null]), "{reply}");
+        assert_eq!(reply["asserts"][4]["reason"], "there is no port 'later' yet");
+    }
+    // A policy that would make it untrue is refused with it, also for ports that are not made yet.
+    let before = host.get("/v1/config");
+    let ssh = "[[policy]]\nname = \"ssh\"\nfrom = \"front\"\nto = \"mgmt\"\nallow = [\"tcp/22\"]\n";
+    for dry in [true, false] {
+        let (status, reply) = apply(&format!("{good}{ssh}"), dry);
+        assert_eq!(status, 409, "{reply}");
+        assert!(reply.to_string().contains("assert web->mgmt:22/tcp: expected deny, found allow"), "{reply}");
+        assert_eq!(host.get("/v1/config"), before);
+    }
+}
+
+#[test]
+fn the_host_and_the_neighbours_are_shown() {
+    let (host, web, _) = two_networks();
+    let view = host.get("/v1/host");
+    assert_eq!(view["networks"], json!(["front", "mgmt"]), "{view}");
+    assert_eq!(
+        view["uplink"]["config"],
+        json!({"device": "auto", "mode": "steer", "dedicated": false, "ports": "49152-65535"})
+    );
+    let known = host.get("/v1/neighbors?network=front");
+    assert!(known.to_string().contains("10.1.0.10") && !known.to_string().contains("10.2.0.5"), "{known}");
+    // Somebody is asked for who is not there.
+    assert_eq!(host.ping(&web, "10.2.0.77", 1), 0);
+    let asked = host.get("/v1/neighbors?address=10.2.0.77");
+    assert_eq!((&asked[0]["network"], &asked[0]["mac"]), (&json!("mgmt"), &json!(null)), "{asked}");
+    assert_eq!(host.request("DELETE", "/v1/neighbors?address=10.2.0.77", "").1["entries"], 1);
+    assert_eq!(host.request("DELETE", "/v1/neighbors?network=nowhere", "").0, 404);
 }
