@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use packet::{Address, NetworkId, PortId};
+use packet::{Address, NetworkId, PortId, Tuple};
 
 use crate::tables::StationKey;
 
@@ -29,6 +29,15 @@ pub enum Event {
         port: PortId,
         /// The address.
         address: Address,
+    },
+    /// A policy that is to be logged decided about a new connection.
+    Policy {
+        /// The rule's number.
+        rule: u32,
+        /// The port that the connection came by.
+        from: PortId,
+        /// The connection.
+        tuple: Tuple,
     },
     /// A loop probe came back: the two ports are wired together outside the switch.
     LoopSeen {

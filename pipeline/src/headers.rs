@@ -184,6 +184,12 @@ impl Headers {
         self.fragment != Fragment::No
     }
 
+    /// Says whether it is of neighbour discovery or multicast listeners: a matter of its link, that no router passes on
+    /// (RFC 4861, 4; RFC 3810, 5).
+    pub fn is_of_link(&self) -> bool {
+        self.v6 && self.icmp.is_some_and(|(kind, _)| matches!(kind, 130..=137 | 143))
+    }
+
     /// Says whether it is an ICMP message that reports an error and so carries the packet that caused it.
     pub fn is_icmp_error(&self) -> bool {
         match self.icmp {

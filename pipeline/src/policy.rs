@@ -24,6 +24,8 @@ mod rows;
 mod tests;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 use packet::{NetworkId, PortId, Prefix, Tuple};
 
@@ -150,6 +152,33 @@ pub struct PolicySet {
     services: Ranges<u32>,
     /// Whether a rule names no identity.
     concerns_all: bool,
+}
+
+/// How often each rule of a set decided, all workers together. Only new connections count, so that a shared
+/// number costs nothing that matters.
+#[derive(Debug, Default)]
+pub struct Hits(Box<[AtomicU64]>);
+
+impl Hits {
+    /// Makes the counters of `new`; rules that `old` has too, by name, go on counting from `before`.
+    pub fn carried(before: &Hits, old: &PolicySet, new: &PolicySet) -> Self {
+        let known: hashbrown::HashMap<&str, u64> =
+            old.rules().iter().zip(&before.0).map(|(rule, hits)| (&*rule.name, hits.load(Relaxed))).collect();
+        let count = |rule: &Rule| AtomicU64::new(known.get(&*rule.name).copied().unwrap_or(0));
+        Self(new.rules().iter().map(count).collect())
+    }
+
+    /// Counts a decision of rule `number`.
+    pub(crate) fn count(&self, number: u32) {
+        if let Some(hits) = self.0.get(number as usize) {
+            hits.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Returns how often rule `number` decided.
+    pub fn of(&self, number: u32) -> u64 {
+        self.0.get(number as usize).map_or(0, |hits| hits.load(Relaxed))
+    }
 }
 
 /// What is asked about one side of a connection.

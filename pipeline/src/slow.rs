@@ -17,7 +17,7 @@ use crate::hit::AnyKey;
 use crate::stages::{loops::Probe, output};
 use crate::tables::connections::End;
 use crate::tables::{Kind, LearnLimits, Learned, StationKey};
-use crate::walk::{Answer, Decision, Effect, Packet, Shape, Step, View, Walk};
+use crate::walk::{Answer, Decision, Effect, Lookup, Packet, Shape, Step, View, Walk};
 use crate::{DropReason, Event, Flow, Pipeline, Snapshot, Turn, answer, walk_stages};
 
 /// How often a walk begins anew before the packet is dropped: for a connection that ends, for another worker that
@@ -150,7 +150,10 @@ impl Pipeline {
                 self.tables.connections.kill(id, End::Cut);
             }
             match step {
-                Step::Drop(reason) => return Err(Death { reason, because: walk.because.take() }),
+                Step::Drop(reason) => {
+                    self.note_rule(&walk);
+                    return Err(Death { reason, because: walk.because.take() });
+                }
                 Step::Again => {
                     ended = walk.ended;
                     continue;
@@ -159,7 +162,12 @@ impl Pipeline {
             }
             self.carry_out(&mut walk, from, turn)?;
             match self.join(&walk, frame, from, turn) {
-                Ok(connection) => return Ok(Decided { walk, connection }),
+                Ok(connection) => {
+                    if !matches!(walk.decision, Decision::Hold(_)) {
+                        self.note_rule(&walk);
+                    }
+                    return Ok(Decided { walk, connection });
+                }
                 Err(route::Refusal::Retry) => {}
                 // Only another port helps. A port that somebody else was given meanwhile is found taken by itself.
                 Err(route::Refusal::Collision) => attempt += 1,
@@ -167,6 +175,16 @@ impl Pipeline {
             }
         }
         Err(DropReason::SnatExhausted.into())
+    }
+
+    /// Counts the rule that decided about a new connection, and tells of it if that is asked for.
+    fn note_rule(&mut self, walk: &Walk) {
+        let (Some(n), Lookup::New) = (walk.rule, walk.connection) else { return };
+        let router = self.snapshot.router();
+        router.hits.count(n);
+        if router.policy.rule(n).log {
+            self.tell(Event::Policy { rule: n, from: walk.subject.from, tuple: walk.subject.tuple });
+        }
     }
 
     /// Carries out the effects that concern stations and neighbours.

@@ -240,7 +240,7 @@ impl Site {
         let policy = Arc::new(PolicySet::new(self.rules.clone()));
         let translations =
             Translations::new(self.translations.clone(), self.sources.iter().copied().collect(), self.range);
-        self.lab.config.set_router(Router::new(spec, policy, Arc::new(translations)));
+        self.lab.config.set_router(Router::new(spec, policy, Arc::new(translations), Arc::default()));
         self.lab.publish();
     }
 }

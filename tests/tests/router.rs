@@ -472,3 +472,25 @@ fn a_trace_says_what_would_happen_and_changes_nothing() {
     assert_eq!(becomes.source, Address::from(HOST4));
     assert_eq!(tables.connections.stats().open, 0);
 }
+
+#[test]
+fn neighbour_discovery_between_stations_is_no_connection() {
+    let mut site = Site::new();
+    site.domains[0].tracked = true;
+    site.rules = vec![rule("none", Peer::Any, Peer::Any, vec![Service::Any], Action::Deny)];
+    site.publish();
+    let advert = eth(WEB.mac, WEB2.mac).ipv6(WEB.v6, WEB2.v6).neighbor_advert(WEB.v6, WEB.mac, 0x60).bytes();
+    site.lab.send("web", &advert);
+    site.lab.receive("web2", advert);
+    assert_eq!(site.lab.tables.connections.stats().open, 0);
+}
+
+#[test]
+fn a_link_local_source_is_not_routed() {
+    let mut site = Site::new();
+    site.lab.port("web", "front", |port| port.guard = pipeline::Guard::default());
+    let source = Ipv4Addr::new(169, 254, 1, 1);
+    site.lab.send("web", eth(WEB.mac, FRONT_GW).ipv4(source, SERVER4).udp(1, 53).data(b"?").bytes());
+    site.lab.silent("out");
+    assert_eq!(site.lab.dropped(DropReason::NoRoute), 1);
+}

@@ -18,7 +18,7 @@ use std::time::Duration;
 use config::{Egress, FloatingIp, Limits, Network, Policy, Port, Publish, Route};
 use packet::{MacAddr, NetworkId, PortId, VlanId};
 use pipeline::answer::{RouterAdvert, link_local};
-use pipeline::policy::PolicySet;
+use pipeline::policy::{Hits, PolicySet};
 use pipeline::tables::NeighborKey;
 use pipeline::{
     Domain, Gateway, Guard, Neighbor, NetworkInfo, PortInfo, Router, RouterSpec, Snapshot, SnapshotBuilder,
@@ -118,6 +118,7 @@ pub struct Compiler {
     host_addresses: HashSet<IpAddr>,
     router: RouterSpec,
     policy: Arc<PolicySet>,
+    hits: Arc<Hits>,
     translations: Arc<Translations>,
 }
 
@@ -125,6 +126,11 @@ impl Compiler {
     /// Makes a compiler whose last snapshot was empty.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Returns the policies in use, and how often each decided.
+    pub fn policy(&self) -> (&PolicySet, &Hits) {
+        (&self.policy, &self.hits)
     }
 
     /// Makes the snapshot of a plan, and says who is known to be where.
@@ -199,14 +205,16 @@ impl Compiler {
             return;
         }
         if !same_policy {
-            self.policy = Arc::new(PolicySet::new(rules));
+            let policy = PolicySet::new(rules);
+            self.hits = Arc::new(Hits::carried(&self.hits, &self.policy, &policy));
+            self.policy = Arc::new(policy);
         }
         if !same_translations {
             self.translations = Arc::new(translations);
         }
         self.router = spec.clone();
         let (policy, translations) = (Arc::clone(&self.policy), Arc::clone(&self.translations));
-        self.builder.set_router(Router::new(spec, policy, translations));
+        self.builder.set_router(Router::new(spec, policy, translations, Arc::clone(&self.hits)));
     }
 }
 

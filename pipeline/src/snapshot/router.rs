@@ -6,7 +6,7 @@ use packet::{Address, NetworkId, Prefix};
 
 use super::Translations;
 use crate::fib::Fib;
-use crate::policy::PolicySet;
+use crate::policy::{Hits, PolicySet};
 
 /// What the router is made from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,16 +33,23 @@ pub struct Router {
     pub policy: Arc<PolicySet>,
     /// Which addresses stand for others.
     pub translations: Arc<Translations>,
+    /// How often each policy decided.
+    pub hits: Arc<Hits>,
 }
 
 impl Router {
     /// Builds the look-up structure of `spec`.
-    pub fn new(spec: RouterSpec, policy: Arc<PolicySet>, translations: Arc<Translations>) -> Self {
+    pub fn new(
+        spec: RouterSpec,
+        policy: Arc<PolicySet>,
+        translations: Arc<Translations>,
+        hits: Arc<Hits>,
+    ) -> Self {
         let mut directory = Fib::builder();
         for (prefix, network) in &spec.subnets {
             directory.insert(*prefix, u32::from(network.0));
         }
-        Self { directory: directory.build(), spec, policy, translations }
+        Self { directory: directory.build(), spec, policy, translations, hits }
     }
 
     /// Returns what it was made from.

@@ -20,6 +20,13 @@ pub fn walk(packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk) -> Step {
     if !walk.routed && !is_tracked(view, walk) {
         return Step::Next;
     }
+    if headers.is_of_link() {
+        if walk.routed {
+            walk.decision = Decision::Consume;
+            return Step::Done;
+        }
+        return Step::Next;
+    }
     if headers.is_icmp_error() {
         return related(packet, view, walk);
     }

@@ -24,10 +24,27 @@ pub fn walk(_packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk) -> Step {
     if !walk.is_undecided() {
         return Step::Next;
     }
+    if walk.routed && is_link_local(walk.subject.tuple.source) && !comes_from_host(view, walk) {
+        walk.note(|| "a link-local source means nothing beyond its link".to_owned());
+        return Step::Drop(DropReason::NoRoute);
+    }
     if walk.destination.network.is_some() {
         return Step::Next;
     }
     find(view, walk)
+}
+
+/// Says whether the address is good on one link only (RFC 3927, 2.7; RFC 4291, 2.5.6).
+fn is_link_local(address: packet::Address) -> bool {
+    match address.ip() {
+        std::net::IpAddr::V4(v4) => v4.is_link_local(),
+        std::net::IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    }
+}
+
+/// The host's relay sends from a link-local address, and what comes from outside may be the host's own affair.
+fn comes_from_host(view: &View<'_>, walk: &Walk) -> bool {
+    view.snapshot.kind(walk.subject.network) != DomainKind::Inside
 }
 
 /// Says whether the packet ends here, so that its time to live does not matter.

@@ -18,8 +18,10 @@ use super::Manager;
 
 impl Manager {
     /// Returns how many new connections a policy decided, when somebody counts.
-    pub(super) fn policy_hits(&self, _name: &str) -> Option<u64> {
-        None
+    pub(super) fn policy_hits(&self, name: &str) -> Option<u64> {
+        let (policy, hits) = self.compiler.policy();
+        let named = (0..).zip(policy.rules()).find(|(_, rule)| &*rule.name == name);
+        named.map(|(n, _)| hits.of(n))
     }
 
     /// Returns the first L4 port that a published port listens on; `None` while a free one is to be chosen.

@@ -505,6 +505,6 @@ fn source(state: &HostState, device: u32, via: Option<IpAddr>, to: ipnet::IpNet)
         *index == device && net.addr().is_ipv4() == to.addr().is_ipv4() && !link_local
     });
     let own: Vec<ipnet::IpNet> = own.map(|(_, net)| *net).collect();
-    let near = via.unwrap_or(to.addr());
-    own.iter().find(|net| net.contains(&near)).or(own.first()).map(ipnet::IpNet::addr)
+    let near = via.unwrap_or_else(|| to.addr());
+    own.iter().find(|net| net.contains(&near)).or_else(|| own.first()).map(ipnet::IpNet::addr)
 }

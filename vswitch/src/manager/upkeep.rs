@@ -174,6 +174,17 @@ impl Manager {
                     outside.resolve(port, address.ip());
                 }
             }
+            News::Pipeline(pipeline::Event::Policy { rule, from, tuple }) => {
+                let (policy, _) = self.compiler.policy();
+                let Some(rule) = policy.rules().get(rule as usize) else { return };
+                let (name, action) = (rule.name.to_string(), rule.action);
+                let from = self.port_name(from).unwrap_or("outside").to_owned();
+                self.journal.note(
+                    "policy",
+                    format!("policy {name}"),
+                    format!("{action:?}: {tuple} from {from}"),
+                );
+            }
             News::Pipeline(pipeline::Event::LoopSeen { network, sent_by, seen_at }) => {
                 self.loop_seen(network, sent_by, seen_at);
             }
