@@ -143,6 +143,8 @@ impl Manager {
     /// Shares the devices that lead outside, and gives back those that do not any more.
     async fn share_devices(&self, outside: &mut Outside, state: &HostState) -> anyhow::Result<()> {
         let wanted: BTreeSet<u32> = match &self.saved.intent.settings.uplink.device {
+            // Nobody to go outside: so a cleaned up switch leaves the host alone.
+            _ if self.saved.intent.networks.is_empty() => BTreeSet::new(),
             UplinkDevice::None => BTreeSet::new(),
             UplinkDevice::Auto => state.uplinks().into_iter().collect(),
             UplinkDevice::Names(names) => {
@@ -316,6 +318,7 @@ impl Manager {
         let reserve: Vec<_> =
             reserve.chain(rules.published.iter().map(|(_, _, range)| range.clone())).collect();
         if outside.devices.is_empty() {
+            outside.uplink.reserve(Vec::new()).await?;
             return Ok(());
         }
         outside.uplink.set_rules(rules).await?;
