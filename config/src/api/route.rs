@@ -35,6 +35,9 @@ pub const NEIGHBORS: &str = "/v1/neighbors";
 pub const CONNECTIONS: &str = "/v1/connections";
 /// POST [`TraceRequest`](super::TraceRequest): [`TraceReply`](super::TraceReply).
 pub const TRACE: &str = "/v1/trace";
+/// GET, the expression as in [`ConnectionQuery`](super::ConnectionQuery): a line of JSON,
+/// [`TraceReply`](super::TraceReply), for each packet that matches.
+pub const TRACE_LIVE: &str = "/v1/trace/live";
 /// GET: [`HostView`](super::HostView).
 pub const HOST: &str = "/v1/host";
 /// GET: list of [`RouteView`](super::RouteView). POST [`Route`](crate::Route): the view.
@@ -75,7 +78,7 @@ pub const LOG: &str = "/v1/log";
 pub const CLEANUP: &str = "/v1/cleanup";
 
 /// Every route with the methods it answers.
-pub const ALL: [(&str, &[&str]); 33] = [
+pub const ALL: [(&str, &[&str]); 34] = [
     (STATUS, &["get"]),
     (CONFIG, &["get"]),
     (APPLY, &["post"]),
@@ -90,6 +93,7 @@ pub const ALL: [(&str, &[&str]); 33] = [
     (NEIGHBORS, &["get", "delete"]),
     (CONNECTIONS, &["get", "delete"]),
     (TRACE, &["post"]),
+    (TRACE_LIVE, &["get"]),
     (HOST, &["get"]),
     (ROUTES, &["get", "post"]),
     (ROUTE, &["get", "patch", "delete"]),

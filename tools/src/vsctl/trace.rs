@@ -1,22 +1,26 @@
 //! `vsctl trace`: what would become of a packet, and why.
 
 use clap::Args;
-use config::Probe;
 use config::api::{TraceReply, TraceRequest, TraceVerdict, route};
+use config::{Expression, Probe};
 
-use crate::Context;
+use crate::client::{read, with_query};
+use crate::{Context, events};
 
-/// Says what would become of a packet that a port sends: every stage, what it found, the verdict. Nothing is sent.
+/// Says what would become of a packet that a port sends, or what becomes of real ones: every stage, what it found, the verdict.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Packets:\n  tcp|udp|sctp ADDRESS:PORT, icmp ADDRESS [TYPE], protocol/NUMBER ADDRESS; then, in any order,\n  from ADDRESS[:PORT], syn, ack, fin, rst, ttl N, len N, df\n\nExamples:\n  vsctl trace --from web tcp 10.2.0.5:22\n  vsctl trace --from web udp [fd00:2::5]:514 from [fd00:1::10]:5000 len 1400\n  vsctl trace --from web icmp 10.2.0.5 echo-request ttl 1"
+    after_help = "Packets:\n  tcp|udp|sctp ADDRESS:PORT, icmp ADDRESS [TYPE], protocol/NUMBER ADDRESS; then, in any order,\n  from ADDRESS[:PORT], syn, ack, fin, rst, ttl N, len N, df\n\nExamples:\n  vsctl trace --from web tcp 10.2.0.5:22\n  vsctl trace --from web udp [fd00:2::5]:514 from [fd00:1::10]:5000 len 1400\n  vsctl trace --from web icmp 10.2.0.5 echo-request ttl 1\n  vsctl trace --live dst=10.2.0.5,dport=22"
 )]
 pub(crate) struct Trace {
     /// The port that sends the packet
-    #[arg(long, value_name = "PORT")]
-    from: String,
+    #[arg(long, value_name = "PORT", required_unless_present = "live")]
+    from: Option<String>,
+    /// Follow real packets that match EXPR, as src=10.1.0.5,proto=tcp,dport=80, until Ctrl-C
+    #[arg(long, value_name = "EXPR", conflicts_with_all = ["from", "packet"])]
+    live: Option<Expression>,
     /// The packet, as tcp 10.0.0.2:80; one word or several
-    #[arg(required = true, num_args = 1.., value_name = "PACKET")]
+    #[arg(required_unless_present = "live", num_args = 1.., value_name = "PACKET")]
     packet: Vec<String>,
 }
 
@@ -31,8 +35,12 @@ fn parse(words: &[String]) -> Result<Probe, clap::Error> {
 impl Trace {
     /// Asks and shows.
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
+        if let Some(expression) = self.live {
+            let path = with_query(route::TRACE_LIVE, &[("match", Some(expression.to_string()))]);
+            return events::follow(context, &path, |value| Ok(walk(&read(value)?))).await;
+        }
         let packet = parse(&self.packet).unwrap_or_else(|error| error.exit());
-        let request = TraceRequest { from: self.from, packet };
+        let request = TraceRequest { from: self.from.unwrap_or_default(), packet };
         let answer = context.client.post(route::TRACE, &serde_json::to_value(&request)?).await?;
         context.show(&answer, walk)
     }

@@ -116,6 +116,7 @@ fn router(api: Api) -> Router {
         .route(route::NEIGHBORS, get(neighbors).delete(flush_neighbors))
         .route(route::CONNECTIONS, get(connections).delete(flush_connections))
         .route(route::TRACE, post(trace))
+        .route(route::TRACE_LIVE, get(trace_live))
         .route(route::HOST, get(host))
         .route(route::ROUTES, get(objects::<Route>).post(add_object::<Route>))
         .route(route::ROUTE, single::<Route>())
@@ -426,6 +427,11 @@ async fn drops(State(api): State<Api>) -> Reply {
 
 async fn follow_drops(State(api): State<Api>) -> Reply {
     Ok(stream("application/x-ndjson", api.drops.follow()))
+}
+
+async fn trace_live(State(api): State<Api>, query: Result<Query<ConnectionQuery>, QueryRejection>) -> Reply {
+    let body = streams::trace(&api.manager, asked(query)?.expression).await;
+    Ok(stream("application/x-ndjson", body))
 }
 
 async fn capture(State(api): State<Api>, query: Result<Query<CaptureQuery>, QueryRejection>) -> Reply {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::body::{Body, Bytes};
+use config::Expression;
 use config::api::{CaptureQuery, Direction as Wanted, DropRecord};
 use packet::PortId;
 use serde::Serialize;
@@ -29,6 +30,8 @@ const QUEUE: usize = 64;
 const CAPTURE_RING: usize = 4 << 20;
 /// Records of a worker's ring for dropped frames.
 const DROP_RING: usize = 256;
+/// Packets of a worker that are looked at in one go for a live trace.
+const TRACES: usize = 256;
 /// A packet is never longer.
 const SNAPLEN: u32 = 1 << 18;
 
@@ -204,6 +207,50 @@ async fn copy(readers: &mut [Reader], sender: &mpsc::Sender<Bytes>, name: &str, 
             return;
         }
     }
+}
+
+/// Returns a body of one JSON line for each packet that comes in and matches: what the stages say about it. Workers
+/// copy their packets only while somebody follows.
+pub async fn trace(manager: &Shared, expression: Expression) -> Body {
+    let crew = Arc::clone(&manager.lock().await.crew);
+    let number = packet::Instant::now().as_nanos();
+    let mut readers = Vec::new();
+    for worker in 0..crew.shared().len() {
+        let kept = usize::try_from(SNAPLEN).unwrap_or(usize::MAX);
+        let (capture, reader) = Capture::new(number, None, (true, false), kept, CAPTURE_RING);
+        crew.add_capture(worker, capture).await;
+        readers.push(reader);
+    }
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    let manager = Arc::clone(manager);
+    tokio::spawn(async move {
+        while !sender.is_closed() {
+            let mut replies = Vec::new();
+            {
+                let manager = manager.lock().await;
+                for reader in &mut readers {
+                    // Some at a time: the manager has other things to do.
+                    for record in std::iter::from_fn(|| reader.read()).take(TRACES) {
+                        replies.extend(manager.trace_live(&expression, record.port, &record.head));
+                    }
+                }
+            }
+            for reply in &replies {
+                let Some(line) = line(reply) else { continue };
+                if sender.send(line).await.is_err() {
+                    break;
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => {}
+                () = sender.closed() => {}
+            }
+        }
+        for worker in 0..crew.shared().len() {
+            crew.remove_capture(worker, number).await;
+        }
+    });
+    body(receiver)
 }
 
 /// Returns what the start of the workers' clock is after 1970, in nanoseconds.

@@ -5,9 +5,10 @@
 
 use std::net::IpAddr;
 
-use config::Port;
 use config::api::{TraceReply, TraceRequest, TraceStep, TraceVerdict};
+use config::expression::Facts;
 use config::probe::Probe;
+use config::{Expression, Port};
 use packet::{MacAddr, PortId, Tuple};
 use pipeline::Snapshot;
 use pipeline::trace::Verdict;
@@ -47,6 +48,34 @@ impl Manager {
             ..TraceReply::default()
         };
         Ok(self.verdict(verdict, reply))
+    }
+
+    /// Says what the stages say about a packet that came in by a port, if it matches. The workers have seen it by
+    /// then: the first packet of a connection finds the connection that it made.
+    pub fn trace_live(&self, wanted: &Expression, from: PortId, frame: &[u8]) -> Option<TraceReply> {
+        let headers = pipeline::headers::Headers::of(frame).ok()??;
+        let snapshot = self.crew.snapshot();
+        let name = self.called_port(from).unwrap_or_else(|| "?".to_owned());
+        let network =
+            snapshot.port(from).and_then(|port| self.network_name(port.network)).unwrap_or_default();
+        let facts = Facts {
+            tuples: &[headers.tuple],
+            networks: &[network],
+            ports: &[&name],
+            state: None,
+            rule: None,
+        };
+        if !wanted.matches(&facts) {
+            return None;
+        }
+        let (trace, verdict) = self.walk(&snapshot, frame, from);
+        let steps = trace.steps.into_iter();
+        let steps = steps.map(|step| TraceStep { stage: step.stage.to_owned(), notes: step.notes });
+        let packet = format!("{}, {} bytes", headers.tuple, frame.len());
+        Some(self.verdict(
+            verdict,
+            TraceReply { from: name, packet, steps: steps.collect(), ..TraceReply::default() },
+        ))
     }
 
     pub(super) fn walk(
