@@ -289,7 +289,8 @@ impl Manager {
         let sources: BTreeSet<IpAddr> = hops.filter_map(|hop| hop.source).collect();
         snat.extend(sources.iter().map(|source| ((*source).into(), range.first..=range.last)));
         let mut published = Vec::new();
-        for publish in self.publishes() {
+        // Not by `publishes`, which does not find the ports chosen by chance while the outside is in our hands.
+        for publish in with_ports(intent, |publish| outside.chosen(&config::Object::name(publish))) {
             let ports = publish.listen.ports;
             let listens = around.addresses.iter().filter(|address| publish.listen.covers(**address));
             for address in listens.copied() {
