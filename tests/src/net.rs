@@ -11,7 +11,9 @@
 
 mod api;
 mod frames;
+pub mod outside;
 mod process;
+mod service;
 mod space;
 mod transfer;
 
@@ -30,6 +32,7 @@ use serde_json::Value;
 pub use api::Refused;
 pub use frames::{Wire, arp_request, ethernet, tagged, udp4};
 pub use process::{Ears, Running};
+pub use service::{Call, Caller, Proto, Service, ask, at};
 pub use space::Space;
 pub use transfer::{Pulse, transfer};
 
@@ -359,6 +362,7 @@ impl Drop for Net {
         // The switch's own namespace goes with what is in it, and so do the far ends with theirs.
         self.spaces.lock().unwrap_or_else(PoisonError::into_inner).clear();
         space::remove(&format!("vswitch-{}", self.tag));
+        space::remove_pins(&self.tag);
         let _ = std::fs::remove_dir_all(&self.directory);
     }
 }

@@ -118,14 +118,24 @@ pub(super) fn remove(name: &str) {
     }
 }
 
-/// Removes the namespaces of runs that were killed: those whose name has the id of a process that is no more.
+/// Removes what a switch keeps outside of its namespaces: pinned programs, and the note of the L4 ports it reserved.
+pub(super) fn remove_pins(switch: &str) {
+    let run = PathBuf::from("/run/vswitch");
+    let _ = std::fs::remove_dir_all(run.join("bpf").join(switch));
+    let _ = std::fs::remove_file(run.join(format!("{switch}.reserved")));
+}
+
+/// Removes the namespaces of runs that were killed, and their pins: those whose name has the id of a process that is no more.
 pub(super) fn remove_leftovers(prefix: &str) {
-    let entries = std::fs::read_dir("/run/netns").into_iter().flatten().flatten();
-    for name in entries.map(|entry| entry.file_name().to_string_lossy().into_owned()) {
-        let ours = name.strip_prefix("vswitch-").unwrap_or(&name).strip_prefix(prefix);
+    let names = |directory: &str| {
+        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect::<Vec<_>>()
+    };
+    let is_over = |name: &str| {
+        let ours = name.strip_prefix("vswitch-").unwrap_or(name).strip_prefix(prefix);
         let pid = ours.and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
-        if pid.is_some_and(|pid| !PathBuf::from(format!("/proc/{pid}")).exists()) {
-            remove(&name);
-        }
-    }
+        pid.is_some_and(|pid| !PathBuf::from(format!("/proc/{pid}")).exists())
+    };
+    names("/run/netns").iter().filter(|name| is_over(name)).for_each(|name| remove(name));
+    names("/run/vswitch/bpf").iter().filter(|name| is_over(name)).for_each(|name| remove_pins(name));
 }
