@@ -1,0 +1,379 @@
+//! The host is left alone: whatever it filters, forwards, opens and changes, it and the switch do not disturb each other.
+//!
+//! Needs root, ping, iptables.
+
+use std::io;
+use std::net::{TcpListener, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use tests::Net;
+use tests::net::outside::{HOST, ROUTER, SERVER, UPLINK};
+use tests::net::{Call, Caller, PATIENCE, Proto, Service, Space, at, need, wait_for, wait_until};
+
+const SITE: &str = r#"
+    [[network]]
+    name = "front"
+    subnets = ["10.1.0.0/24", "fd00:1::/64"]
+    [[port]]
+    name = "web"
+    network = "front"
+    netns = "@web"
+    addresses = ["10.1.0.10", "fd00:1::10"]
+    [[port]]
+    name = "web2"
+    network = "front"
+    netns = "@web2"
+    addresses = ["10.1.0.11", "fd00:1::11"]
+    [[publish]]
+    listen = "8080/tcp"
+    to = "web:80"
+    [[publish]]
+    listen = "8080/udp"
+    to = "web:80"
+    [[floating_ip]]
+    address = "203.0.113.10"
+    port = "web2"
+    [[floating_ip]]
+    address = "2001:db8:1::10"
+    port = "web2"
+"#;
+
+const WEB: [&str; 2] = ["10.1.0.10", "fd00:1::10"];
+const WEB2: [&str; 2] = ["10.1.0.11", "fd00:1::11"];
+const FLOATING: [&str; 2] = ["203.0.113.10", "2001:db8:1::10"];
+
+fn serve(net: &Net, name: &str, addresses: [&str; 2], port: u16) -> Vec<Service> {
+    let space = net.space(name);
+    let all = Proto::ALL.into_iter().flat_map(|protocol| addresses.map(|address| (protocol, address)));
+    all.map(|(protocol, address)| Service::start(&space, protocol, &at(address, port))).collect()
+}
+
+/// Makes a host with an outside and services everywhere; no daemon runs yet.
+fn site() -> (Net, Vec<Service>) {
+    let net = Net::new();
+    net.make_outside();
+    net.write_config(SITE);
+    let services = Vec::from([serve(&net, "x", SERVER, 80)]).into_iter().flatten().collect();
+    (net, services)
+}
+
+/// Expects that all ways work: masquerade, published ports from all sides, floating IPs, and the host's own.
+fn all_ways(net: &Net) {
+    let (x, web, web2, host) = (net.space("x"), net.space("web"), net.space("web2"), net.host());
+    for family in [0, 1] {
+        for protocol in Proto::ALL {
+            let seen = |from: &Space, target: String| net.seen(from, protocol, &target).to_string();
+            assert_eq!(seen(&web, at(SERVER[family], 80)), HOST[family]);
+            assert_eq!(seen(&web2, at(SERVER[family], 80)), FLOATING[family]);
+            assert_eq!(seen(&x, at(HOST[family], 8080)), ROUTER[family]);
+            assert_eq!(seen(&x, at(FLOATING[family], 80)), ROUTER[family]);
+            assert_eq!(seen(&web2, at(HOST[family], 8080)), WEB2[family]);
+            seen(&host, at(HOST[family], 8080));
+            seen(&host, at(["127.0.0.1", "::1"][family], 8080));
+            seen(&host, at(WEB[family], 80));
+            seen(&web, at(HOST[family], 8080));
+        }
+    }
+}
+
+const SYSCTLS: &str = "net.ipv4.ip_forward net.ipv4.conf.all.rp_filter net.ipv4.conf.default.rp_filter \
+                       net.ipv4.conf.up0.rp_filter net.ipv4.conf.all.forwarding net.ipv6.conf.all.forwarding \
+                       net.ipv4.conf.all.accept_local net.ipv4.conf.all.route_localnet net.ipv4.conf.up0.arp_ignore \
+                       net.ipv4.conf.all.arp_ignore net.ipv4.conf.up0.proxy_arp";
+
+#[test]
+fn a_strict_host_changes_nothing_for_the_switch_and_is_not_changed() {
+    need(&["iptables", "ip6tables"]);
+    let (mut net, _services) = site();
+    let host = net.host();
+    for tables in ["iptables", "ip6tables"] {
+        for rule in
+            ["-A INPUT -i lo -j ACCEPT", "-A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT"]
+        {
+            host.run(&format!("{tables} {rule}"));
+        }
+        host.run(&format!("{tables} -P INPUT DROP"));
+        host.run(&format!("{tables} -P FORWARD DROP"));
+    }
+    // Without neighbour discovery there is no IPv6 at all.
+    host.run("ip6tables -A INPUT -p icmpv6 -j ACCEPT");
+    host.run(
+        "sysctl -q -w net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.default.rp_filter=1 net.ipv4.ip_forward=0",
+    );
+    host.run(&format!("sysctl -q -w net.ipv4.conf.{UPLINK}.rp_filter=1"));
+    let settings = || {
+        let rules = host.run("iptables -S") + &host.run("ip6tables -S") + &host.run("iptables -t nat -S");
+        (host.run(&format!("sysctl {SYSCTLS}")), rules)
+    };
+    let before = settings();
+    net.start();
+    net.ready();
+    let _web = [serve(&net, "web", WEB, 80), serve(&net, "web2", WEB2, 80)];
+    all_ways(&net);
+    assert_eq!(settings(), before, "the host is left as it was");
+    net.stop();
+    assert_eq!(settings(), before, "the host is left as it was");
+}
+
+#[test]
+fn flushing_the_hosts_rules_disturbs_nothing() {
+    need(&["iptables"]);
+    let (mut net, _services) = site();
+    net.start();
+    net.ready();
+    let _web = [serve(&net, "web", WEB, 80), serve(&net, "web2", WEB2, 80)];
+    let (x, web, host) = (net.space("x"), net.space("web"), net.host());
+    let mut calls = Vec::new();
+    for (from, target) in [(&web, at(SERVER[0], 80)), (&x, at(HOST[0], 8080)), (&x, at(FLOATING[0], 80))] {
+        net.seen(from, Proto::Tcp, &target);
+        calls.push(Call::connect(from, &target).expect("a connection"));
+    }
+    for _ in 0..5 {
+        for line in ["iptables -F", "iptables -t nat -F", "ip6tables -F", "iptables -t mangle -F"] {
+            host.run(line);
+            for call in &mut calls {
+                call.echo(&[7; 20_000], Duration::from_secs(2)).expect("it goes on");
+            }
+        }
+    }
+    all_ways(&net);
+}
+
+/// A connection that is used all the time, by hand of a thread, until it is ended.
+struct Busy {
+    stop: std::sync::Arc<std::sync::atomic::AtomicBool>,
+    thread: thread::JoinHandle<Result<u32, String>>,
+    name: &'static str,
+}
+
+impl Busy {
+    fn start(name: &'static str, mut turn: impl FnMut() -> io::Result<()> + Send + 'static) -> Self {
+        let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let ended = std::sync::Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            let mut turns = 0;
+            while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+                turn().map_err(|error| format!("{name} after {turns} turns: {error}"))?;
+                turns += 1;
+                thread::sleep(Duration::from_millis(10));
+            }
+            Ok(turns)
+        });
+        Self { stop, thread, name }
+    }
+
+    fn end(self) {
+        self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        let result = self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let turns = result.unwrap_or_else(|error| panic!("{error}"));
+        println!("{}: {turns} turns, none failed", self.name);
+        assert!(turns > 10, "{}: {turns} turns", self.name);
+    }
+}
+
+fn local_ports(host: &Space, range: &str) {
+    host.inside(|| std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", range)).expect("root may");
+}
+
+/// Connects from the host, by an L4 port of the range that masquerading takes.
+fn connect_from_our_range(net: &Net, target: &str) -> Call {
+    let host = net.host();
+    local_ports(&host, "50000 50100");
+    let call = Call::connect(&host, target).expect("a connection");
+    local_ports(&host, "32768 60999");
+    assert!((50000..=50100).contains(&call.local().port()), "{}", call.local());
+    call
+}
+
+#[test]
+fn what_the_host_had_open_before_loses_nothing_while_the_switch_comes_dies_and_comes_again() {
+    need(&["iptables"]);
+    let (mut net, _services) = site();
+    let (host, x) = (net.host(), net.space("x"));
+
+    // A container behind the kernel's own bridge and masquerade.
+    let docker = net.space("docker");
+    host.run("sysctl -q -w net.ipv4.ip_forward=1");
+    host.run("ip link add docker0 type bridge");
+    host.run("ip addr add 172.17.0.1/16 dev docker0");
+    host.run("ip link set docker0 up");
+    host.run(&format!("ip link add dveth type veth peer name eth0 netns {}", docker.name()));
+    host.run("ip link set dveth master docker0 up");
+    docker.run("ip link set eth0 up");
+    docker.run("ip addr add 172.17.0.2/16 dev eth0");
+    docker.run("ip route add default via 172.17.0.1");
+    host.run("iptables -t nat -A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE");
+    host.run("iptables -t nat -A PREROUTING -p tcp --dport 7070 -j DNAT --to-destination 172.17.0.2:70");
+    let _docker = Service::start(&docker, Proto::Tcp, "172.17.0.2:70");
+
+    // A tunnel of the kernel's own.
+    for (space, id, other, address) in
+        [(&host, "up0", ROUTER[0], "192.168.77.2/24"), (&x, "eth0", HOST[0], "192.168.77.1/24")]
+    {
+        space.run(&format!("ip link add vx type vxlan id 777 remote {other} dstport 4789 dev {id}"));
+        space.run(&format!("ip addr add {address} dev vx"));
+        space.run("ip link set vx up");
+    }
+    let _tunnel = Service::start(&x, Proto::Tcp, "192.168.77.1:80");
+    let _echo = Service::start(&host, Proto::Tcp, "203.0.113.2:2222");
+
+    let wait = Duration::from_secs(4);
+    let target = at(SERVER[0], 80);
+    net.seen(&docker, Proto::Tcp, &target);
+    net.seen(&host, Proto::Tcp, "192.168.77.1:80");
+    let mut busy = Vec::new();
+    for (name, mut call) in [
+        ("a connection of the host, in our range", connect_from_our_range(&net, &target)),
+        ("a connection of the host, over IPv6", connect_from_our_range(&net, &at(SERVER[1], 80))),
+        (
+            "a connection behind the kernel's masquerade",
+            Call::connect(&docker, &target).expect("a connection"),
+        ),
+        (
+            "a connection to a port that the kernel forwards",
+            Call::connect(&x, "203.0.113.2:7070").expect("a connection"),
+        ),
+        ("a connection to the host", Call::connect(&x, "203.0.113.2:2222").expect("a connection")),
+        ("a connection in a tunnel", Call::connect(&host, "192.168.77.1:80").expect("a connection")),
+    ] {
+        busy.push(Busy::start(name, move || call.echo(&[7; 3000], wait)));
+    }
+    for (name, space) in
+        [("UDP of the host", host.clone()), ("UDP behind the kernel's masquerade", docker.clone())]
+    {
+        let caller = Caller::new(&space, &target).expect("a socket");
+        // A packet may be lost, a flow not: it is asked again from the same L4 port.
+        busy.push(Busy::start(name, move || {
+            caller.ask(b"there?", Duration::from_secs(1)).or_else(|_| caller.ask(b"there?", wait)).map(drop)
+        }));
+    }
+    // New ones, too.
+    let (again, where_to) = (docker.clone(), target.clone());
+    busy.push(Busy::start("new connections behind the kernel's masquerade", move || {
+        Call::connect(&again, &where_to)?.echo(b"new", wait)
+    }));
+    let (again, where_to) = (host.clone(), target.clone());
+    busy.push(Busy::start("new connections of the host", move || {
+        Call::connect(&again, &where_to)?.echo(b"new", wait)
+    }));
+
+    thread::sleep(Duration::from_millis(500));
+    net.start();
+    net.ready();
+    let _web = [serve(&net, "web", WEB, 80), serve(&net, "web2", WEB2, 80)];
+    let web = net.space("web");
+    net.seen(&web, Proto::Tcp, &target);
+    net.seen(&x, Proto::Tcp, &at(HOST[0], 8080));
+    thread::sleep(Duration::from_secs(1));
+    net.kill();
+    thread::sleep(Duration::from_secs(1));
+    net.start();
+    net.ready();
+    net.seen(&web, Proto::Tcp, &target);
+    net.seen(&x, Proto::Tcp, &at(HOST[0], 8080));
+    thread::sleep(Duration::from_secs(1));
+    busy.into_iter().for_each(Busy::end);
+    net.balance();
+}
+
+#[test]
+fn the_next_fetch_works_when_the_hosts_address_and_default_route_change() {
+    let (mut net, _services) = site();
+    let (host, web) = (net.host(), net.space("web"));
+    net.start();
+    net.ready();
+    net.seen(&web, Proto::Tcp, &at(SERVER[0], 80));
+    // Another address on the same device.
+    host.run("ip addr add 203.0.113.22/24 dev up0");
+    host.run("ip addr del 203.0.113.2/24 dev up0");
+    host.run("ip addr replace 203.0.113.22/24 dev up0");
+    host.run("ip -4 route replace default via 203.0.113.1");
+    let mut last = String::new();
+    let follows = wait_until(PATIENCE, || {
+        last = format!("{:?}", tests::net::ask(&web, Proto::Tcp, &at(SERVER[0], 80)));
+        last.contains("203.0.113.22")
+    });
+    assert!(follows, "{last}\n{}", net.circumstances());
+    // Another device, another router.
+    net.lead_to("y", "up1", ["192.0.2.2/24", "2001:db8:2::2/64"], ["192.0.2.1/24", "2001:db8:2::1/64"]);
+    let y = net.space("y");
+    y.run("ip link set lo up");
+    y.run(&format!("ip addr add {}/32 dev lo", SERVER[0]));
+    y.run(&format!("ip addr add {}/128 dev lo", SERVER[1]));
+    let _there = serve(&net, "y", SERVER, 80);
+    host.run("ip -4 route replace default via 192.0.2.1");
+    host.run("ip -6 route replace default via 2001:db8:2::1");
+    host.run("ip link set up0 down");
+    for (family, own) in ["192.0.2.2", "2001:db8:2::2"].into_iter().enumerate() {
+        let follows = wait_until(PATIENCE, || {
+            last = format!("{:?}", tests::net::ask(&web, Proto::Tcp, &at(SERVER[family], 80)));
+            last.contains(own)
+        });
+        assert!(follows, "{own}: {last}\n{}", net.circumstances());
+    }
+}
+
+#[test]
+fn a_container_and_the_host_reach_each_other_by_their_own_addresses() {
+    let (mut net, _services) = site();
+    net.start();
+    net.ready();
+    let (host, web) = (net.host(), net.space("web"));
+    let _web = serve(&net, "web", WEB, 80);
+    for family in [0, 1] {
+        let _host = Proto::ALL.map(|protocol| Service::start(&host, protocol, &at(HOST[family], 90)));
+        for protocol in Proto::ALL {
+            let peer = net.seen(&web, protocol, &at(HOST[family], 90));
+            assert_eq!(peer.to_string(), WEB[family], "the host sees who asks");
+            net.seen(&host, protocol, &at(WEB[family], 80));
+        }
+        net.ping("web", HOST[family]);
+        wait_for("the host pings a container", || {
+            host.output(&format!("ping -n -c 1 -W 1 {}", WEB[family])).status.success()
+        });
+    }
+    net.balance();
+}
+
+#[test]
+fn after_cleanup_the_host_is_as_it_was() {
+    let (mut net, _services) = site();
+    let host = net.host();
+    let pins = format!("/run/vswitch/bpf/{}", net.tag());
+    let picture = || {
+        let links = host.run("ip -o link");
+        let links: Vec<_> = links.lines().map(|line| line.replace("state UNKNOWN ", "")).collect();
+        let tcx = host.run("ip -d -o link show dev up0");
+        let routes = host.run("ip -4 route show table all") + &host.run("ip -6 route show table all");
+        // The kernel's own come when duplicate address detection is through.
+        let routes: Vec<_> = routes.lines().filter(|line| !line.contains("fe80:")).collect();
+        let rules = host.run("ip rule") + &host.run("ip -6 rule");
+        let filters = host.run("tc qdisc show dev up0") + &host.run("tc filter show dev up0 ingress");
+        let reserved = host.run("sysctl net.ipv4.ip_local_reserved_ports");
+        format!("{links:#?}\n{tcx}\n{routes:#?}\n{rules}\n{filters}\n{reserved}")
+    };
+    host.run("sysctl -q -w net.ipv4.ip_local_reserved_ports=9000,50000-50010");
+    thread::sleep(Duration::from_millis(500));
+    let before = picture();
+    net.start();
+    net.ready();
+    let _web = [serve(&net, "web", WEB, 80), serve(&net, "web2", WEB2, 80)];
+    all_ways(&net);
+    assert_ne!(picture(), before, "there is something to remove");
+    assert!(std::path::Path::new(&pins).exists(), "programs are pinned there");
+    net.vsctl("cleanup --force");
+    net.stop();
+    let mut last = String::new();
+    let same = wait_until(PATIENCE, || {
+        last = picture();
+        last == before
+    });
+    assert!(same, "left behind:\n{last}\nbefore:\n{before}\n{}", net.log());
+    assert!(!std::path::Path::new(&pins).exists(), "pins are left in {pins}");
+    // And its own L4 ports are its own again.
+    let listener = host.inside(|| TcpListener::bind("0.0.0.0:8080")).expect("the port is free");
+    let to = listener.local_addr().expect("it is bound");
+    let stream: io::Result<TcpStream> = host.inside(|| TcpStream::connect(("127.0.0.1", to.port())));
+    stream.expect("the host talks to itself");
+}
