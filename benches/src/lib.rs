@@ -13,6 +13,10 @@ pub trait Case {
     fn prepare(&mut self);
     /// Handles the batch; measured. Returns how many packets it had.
     fn run(&mut self) -> usize;
+    /// Making it would take callgrind too long: instructions are not counted.
+    fn is_long(&self) -> bool {
+        false
+    }
 }
 
 /// The name and maker of a case.
@@ -113,8 +117,11 @@ pub fn main(title: &str, cases: &[Entry]) {
     println!("{title:<44} {:>8} {:>8} {:>8}", "clocks", "p95", "instr");
     for (name, make) in cases.iter().filter(|(name, _)| word.is_none_or(|word| name.contains(word.as_str())))
     {
-        let (median, p95) = clocks(&mut *make(), if quick { 200 } else { BATCHES });
-        let count = if quick { Err(String::new()) } else { instructions(name) };
+        let mut case = make();
+        let is_long = case.is_long();
+        let (median, p95) = clocks(&mut *case, if quick { 200 } else { BATCHES });
+        drop(case);
+        let count = if quick || is_long { Err("-".to_owned()) } else { instructions(name) };
         let count = match &count {
             Ok(count) => format!("{count:.1}"),
             Err(why) => why.lines().next().unwrap_or("").to_owned(),
