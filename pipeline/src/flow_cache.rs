@@ -52,12 +52,18 @@ impl Tick {
 }
 
 /// What identifies a flow: the frame's first 12 bytes (both MACs), the VLAN tag, and the input port.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FlowKey {
     /// Destination, and the first two bytes of the source.
     low: u64,
     /// The rest of the source, the tag, the port: 16 bits each but for the first.
     high: u64,
+}
+
+impl Default for FlowKey {
+    fn default() -> Self {
+        Self::NONE
+    }
 }
 
 impl FlowKey {

@@ -226,6 +226,12 @@ pub fn packet(chance: &mut Chance) -> Sent {
         ("web2", 0) if !chance.once_in(4) => WEB.mac,
         _ => router,
     };
+    if chance.once_in(30) {
+        // Neither IP nor for a router.
+        let mut bytes = [&mac.0[..], &source_mac.0, &[0x88, 0xb5]].concat();
+        bytes.resize(60, 7);
+        return Sent { port, bytes, checksum: Checksum::Complete, gso: None };
+    }
     let ethernet = eth(source_mac, mac);
     let ttl = if chance.once_in(20) { chance.one(&[0, 1, 2]) } else { 64 };
     if chance.once_in(3) {

@@ -188,7 +188,7 @@ impl Twins {
                 }
                 assert!(!ports.is_empty() && ports.iter().all(|port| port == to), "{}", context());
                 let first = &out[0].1.bytes;
-                let headers = Headers::of(first).expect("good").expect("IP");
+                let Ok(Some(headers)) = Headers::of(first) else { return };
                 if let Some(becomes) = becomes
                     && !headers.is_icmp_error()
                     && !headers.is_fragment()

@@ -150,6 +150,25 @@ fn masqueraded_pings_are_cached_and_whole() {
 }
 
 #[test]
+fn what_has_no_key_leaves_no_decision_for_others() {
+    // A cache in which every decision is in the same place.
+    let limits = pipeline::Limits { ports: 16, networks: 8, flows: 4, ..Default::default() };
+    let mut site = Site::on(tests::Lab::with_limits(limits));
+    site.domains[0].tracked = true;
+    site.rules = vec![rule("no", Peer::Any, Peer::Any, vec![Service::Any], Action::Deny)];
+    site.publish();
+    let other = [&WEB2.mac.0[..], &WEB.mac.0, &[0x88, 0xb5], &[7; 46]].concat();
+    for _ in 0..2 {
+        site.lab.send("web", &other);
+        site.lab.receive("web2", &other);
+    }
+    // Another that has no key of its own either, for its options, and is denied.
+    let ip = eth(WEB.mac, WEB2.mac).ipv4(WEB.v4, WEB2.v4).options(&[1, 1, 1]);
+    site.lab.send("web", ip.udp(1, 2).data(b"?").bytes());
+    site.lab.silent("web2");
+}
+
+#[test]
 fn a_missing_udp_checksum_stays_missing() {
     let mut site = Site::new();
     for _ in 0..2 {
