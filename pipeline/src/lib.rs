@@ -81,7 +81,7 @@ use event::Events;
 use flow_cache::routed::{Key4, Key6, RoutedCache};
 use flow_cache::{Decided, FlowCache, FlowKey, Place, Tick};
 use held::Held;
-use hit::{AnyKey, Check};
+use hit::{AnyKey, Check, Kind};
 use slow::Death;
 use stages::guard;
 use tables::{Fragments, NeighborKey, Target};
@@ -152,9 +152,16 @@ struct Flow {
     key: FlowKey,
     /// Where to look for the decision.
     place: Place,
-    /// The key of a packet that is routed or tracked, and where to look for that.
-    any: AnyKey,
+    /// The kind of a packet that is routed or tracked, and where to look for its decision.
+    kind: Kind,
     routed: flow_cache::routed::Place,
+}
+
+impl Flow {
+    /// Returns what a decision about a routed or tracked packet is kept under. The frame is as it came.
+    fn key_of(&self, frame: &Frame, from: PortId) -> AnyKey {
+        if self.kind == Kind::None { AnyKey::None } else { hit::key(frame.bytes(), from) }
+    }
 }
 
 impl Pipeline {
@@ -264,13 +271,12 @@ impl Pipeline {
             for (frame, flow) in rest.by_ref().take(run.len()) {
                 bytes += frame.len() as u64;
                 if routes && hit::concerns(frame.bytes(), &ingress) {
-                    let any = hit::key(frame.bytes(), run[0]);
-                    let routed = match &any {
-                        AnyKey::None => 0,
-                        AnyKey::V4(key) => routed4.locate(key),
-                        AnyKey::V6(key) => routed6.locate(key),
+                    let (kind, routed) = match hit::key(frame.bytes(), run[0]) {
+                        AnyKey::None => (Kind::None, 0),
+                        AnyKey::V4(key) => (Kind::V4, routed4.locate(&key)),
+                        AnyKey::V6(key) => (Kind::V6, routed6.locate(&key)),
                     };
-                    *flow = Flow { any, routed, ..Flow::default() };
+                    *flow = Flow { kind, routed, ..Flow::default() };
                     continue;
                 }
                 let key = frame
@@ -329,15 +335,15 @@ impl Pipeline {
         let Self { routed4, routed6, snapshot, tables, worker, cache, .. } = self;
         let ledger = &tables.counters(*worker).ledger;
         let ingress = snapshot.ingress(from);
-        let check = Check { tables, ingress, egress: snapshot.egress(), tick: Tick::at(now) };
+        let check = Check { tables, from, ingress, egress: snapshot.egress(), tick: Tick::at(now) };
         let bridge = BridgeCheck::new(tables, snapshot, cache, from, now);
         let mut hits = 0;
         let undecided = loop {
             let Some((mut frame, flow)) = run.next() else { break None };
-            let to = match &flow.any {
-                AnyKey::V4(key) => routed4.find(flow.routed, key).and_then(|e| check.apply(e, &mut frame)),
-                AnyKey::V6(key) => routed6.find(flow.routed, key).and_then(|e| check.apply(e, &mut frame)),
-                AnyKey::None => match bridge.find(&frame, flow) {
+            let to = match flow.kind {
+                Kind::V4 => check.apply(routed4, flow.routed, &mut frame),
+                Kind::V6 => check.apply(routed6, flow.routed, &mut frame),
+                Kind::None => match bridge.find(&frame, flow) {
                     Some(transform) if transform.tag != TagAction::Keep => {
                         ledger.cache_hits.add(1);
                         break Some(Undecided { frame, flow, why: Why::Tag(transform) });

@@ -88,7 +88,7 @@ impl Pipeline {
         };
         match walk.decision {
             Decision::Forward { transform, station } => {
-                match (flow.any, connection) {
+                match (flow.key_of(&frame, from), connection) {
                     (AnyKey::None, None) => self.keep_bridged(flow, &walk, station, transform, from, turn),
                     (key, Some(joined)) => self.keep_tracked(key, &joined, station, transform, from, turn),
                     _ => {}

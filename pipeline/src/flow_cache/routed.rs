@@ -99,10 +99,10 @@ pub(crate) struct Plan {
     pub(crate) flags: u8,
     /// The sum of the generations of both ports.
     pub(crate) generation: u32,
-    /// The change of the IPv4 header, one hop included; of IPv6's pseudo header.
-    pub(crate) addresses_delta: u16,
-    /// The change of the addresses and ports.
-    pub(crate) transport_delta: u16,
+    /// What is added to a checksum, in the order of the wire: of the IPv4 header, one hop included; of IPv6's pseudo header.
+    pub(crate) addresses_change: u16,
+    /// The same for the transport header.
+    pub(crate) transport_change: u16,
 }
 
 /// What an entry is like.
@@ -138,8 +138,8 @@ pub(crate) struct Entry<K: Key> {
     generation: u32,
     pub(crate) packets: u32,
     pub(crate) bytes: u32,
-    pub(crate) addresses_delta: u16,
-    pub(crate) transport_delta: u16,
+    pub(crate) addresses_change: u16,
+    pub(crate) transport_change: u16,
     made: Tick,
     pub(crate) rewrite: K::Rewrite,
 }
@@ -155,8 +155,8 @@ impl<K: Key> Entry<K> {
             generation: 0,
             packets: 0,
             bytes: 0,
-            addresses_delta: 0,
-            transport_delta: 0,
+            addresses_change: 0,
+            transport_change: 0,
             made: Tick::default(),
             rewrite: K::Rewrite::default(),
         }
@@ -186,7 +186,7 @@ impl<K: Key> Entry<K> {
     /// Returns the version that the station of a bridged flow had, which has no rewrite: kept in its place.
     #[inline(always)]
     pub(crate) fn station_version(&self) -> u32 {
-        u32::from(self.addresses_delta) | u32::from(self.transport_delta) << 16
+        u32::from(self.addresses_change) | u32::from(self.transport_change) << 16
     }
 
     #[inline(always)]
@@ -276,8 +276,8 @@ impl<K: Key> RoutedCache<K> {
             generation: plan.generation,
             packets: 0,
             bytes: 0,
-            addresses_delta: plan.addresses_delta,
-            transport_delta: plan.transport_delta,
+            addresses_change: plan.addresses_change,
+            transport_change: plan.transport_change,
             made: Tick::at(now),
             rewrite,
         };

@@ -166,7 +166,8 @@ impl Pipeline {
         };
         self.tables.neighbors.mark_used(adjacency.slot);
         if let Some(joined) = &connection {
-            self.keep_routed(flow.any, walk, &headers, joined, adjacency, target, from, turn);
+            let key = flow.key_of(&frame, from);
+            self.keep_routed(key, walk, &headers, joined, adjacency, target, from, turn);
         }
         match walk.connection {
             Lookup::Related { found, embedded } => {
@@ -300,8 +301,8 @@ impl Pipeline {
             to: transform.to,
             flags: flag::BRIDGED,
             generation: self.snapshot.generation_between(from, transform.to),
-            addresses_delta: u16::from_le_bytes([a, b]),
-            transport_delta: u16::from_le_bytes([c, d]),
+            addresses_change: u16::from_le_bytes([a, b]),
+            transport_change: u16::from_le_bytes([c, d]),
         };
         let connections = &self.tables.connections;
         match key {
@@ -344,8 +345,8 @@ impl Pipeline {
             to: target.port,
             flags,
             generation: self.snapshot.generation_between(from, target.port),
-            addresses_delta: if headers.v6 { deltas.pseudo } else { deltas.ip },
-            transport_delta: deltas.l4,
+            addresses_change: if headers.v6 { deltas.pseudo } else { deltas.ip }.to_be(),
+            transport_change: deltas.l4.to_be(),
         };
         let connections = &self.tables.connections;
         match key {
