@@ -29,6 +29,7 @@
 
 mod entry;
 mod listing;
+mod news;
 mod owners;
 mod sweep;
 mod tcp;
@@ -41,6 +42,7 @@ use std::sync::{Mutex, MutexGuard};
 use packet::{Instant, prefetch};
 
 pub use listing::{Saved, Stats, View};
+pub use news::Marks;
 pub use owners::PortConnections;
 pub use packet::header::tcp_flags as flags;
 pub use sweep::Ended;
@@ -68,6 +70,8 @@ struct Shard {
     limbo_head: u32,
     limbo_tail: u32,
     created: u64,
+    /// The slots of the latest connections, each at the place that its number among all created ones says.
+    latest: Box<[u32]>,
     /// Indexed by [`End`].
     ended: [u64; 5],
 }
@@ -132,6 +136,7 @@ impl Connections {
                 limbo_head: NONE,
                 limbo_tail: NONE,
                 created: 0,
+                latest: news::ring(slots_per_shard),
                 ended: [0; 5],
             };
             Guarded { shard: Mutex::new(shard), live: AtomicU32::new(0), limbo: AtomicU32::new(0) }
@@ -219,7 +224,7 @@ impl Connections {
         if let Some(next) = self.entries.get(shard.free as usize) {
             prefetch(next);
         }
-        shard.created += 1;
+        shard.tell(slot);
         self.count(original.shard, &mut shard, 1);
         let mut entry = self.lock(slot);
         let stamp = entry.stamp.wrapping_add(1);

@@ -268,6 +268,17 @@ impl NatPorts {
         Some(lease(slot))
     }
 
+    /// Takes the very port that a connection had before the switch was restarted, or one lease more of it. `None` when
+    /// it is not of the pool, when another endpoint has it and the protocol does not share, or when the table is full.
+    pub fn take_again(&self, pool: Pool, inside: &Inside, protocol: u8, port: u16) -> Option<PortLease> {
+        if !has_ports(protocol) || !pool.contains(port) {
+            return None;
+        }
+        // Whether it was shared before is not known; the connection table has the last word about that.
+        let candidate = Candidate { port, shared: protocol == protocol::TCP, second: true };
+        self.take(pool, inside, protocol, candidate)
+    }
+
     /// Gives back what a connection held. The last one frees the port.
     pub fn give_back(&self, lease: PortLease) {
         let slot = lease.slot();

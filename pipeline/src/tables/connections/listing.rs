@@ -100,6 +100,7 @@ impl Connections {
             + size_of_val(&*self.entries)
             + size_of_val(&*self.links)
             + size_of_val(&*self.shards)
+            + self.news_bytes()
             + self.owners.bytes()
     }
 
@@ -151,6 +152,18 @@ impl Connections {
                 save(&Saved { original, reply, owner, state, details });
             },
         );
+    }
+
+    /// Returns what has to be saved of the connection in a slot; `None` when none is alive there.
+    pub fn saved(&self, slot: u32) -> Option<Saved> {
+        let entry = self.entries.get(slot as usize)?.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        entry.is_alive().then(|| Saved {
+            original: Key::from(&entry.keys[0]),
+            reply: Key::from(&entry.keys[1]),
+            owner: entry.owner,
+            state: entry.state,
+            details: entry.details,
+        })
     }
 
     /// Takes a connection over from before. Its timeout begins anew, its counters at zero, and quotas do not count;

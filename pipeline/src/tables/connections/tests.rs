@@ -410,3 +410,29 @@ fn listing_picks_and_flushing_ends_them() {
     let left = Duration::from_secs(29);
     table.for_each(at(2), |_| true, |view| assert!(view.left.abs_diff(left) < Duration::from_secs(1)));
 }
+
+#[test]
+fn a_reader_of_news_misses_nothing_even_when_it_is_slow() {
+    let table = table(20_000, 1);
+    let (mut marks, mut known) = (Marks::default(), std::collections::BTreeSet::new());
+    let mut n = 0;
+    for burst in [1, 0, 7, 15_000, 3] {
+        let mut made = std::collections::BTreeSet::new();
+        for _ in 0..burst {
+            n += 1;
+            made.insert(table.create(&plain(n, UDP, A), at(1)).expect("room").slot);
+        }
+        let mut shown = Vec::new();
+        table.news(&mut marks, |slot| shown.push(slot));
+        if burst < 10 {
+            assert_eq!(shown.len(), burst, "only what is new");
+        }
+        known.extend(shown);
+        assert!(made.is_subset(&known));
+    }
+    let slot = table.find(&plain(n, UDP, A).original).expect("made").id.slot;
+    let saved = table.saved(slot).expect("alive");
+    assert_eq!((saved.original, saved.owner), (plain(n, UDP, A).original, A));
+    table.kill_where(at(1), |_| true, End::Flushed);
+    assert!(table.saved(slot).is_none());
+}

@@ -244,3 +244,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn after_a_restart_the_same_port_is_taken_and_no_other() {
+    let (before, after) = (ports(100), ports(100));
+    let (pool, who, other) = (pool(40_000, 40_009), inside(1, 5000), inside(2, 5000));
+    for protocol in [TCP, UDP] {
+        let (port, _) = take(&before, pool, &who, protocol).expect("free");
+        let first = after.take_again(pool, &who, protocol, port).expect("nobody has it");
+        let second = after.take_again(pool, &who, protocol, port).expect("a second connection");
+        assert_eq!(first, second, "one mapping, two leases");
+        assert_eq!(take(&after, pool, &who, protocol).map(|taken| taken.0), Some(port));
+        // TCP may have shared it; UDP never does.
+        assert_eq!(after.take_again(pool, &other, protocol, port).is_some(), protocol == TCP);
+        assert_eq!(after.take_again(pool, &who, protocol, 50_000), None, "not of the pool");
+    }
+    assert_eq!(after.take_again(pool, &who, GRE, 40_000), None);
+}
