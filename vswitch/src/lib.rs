@@ -2,7 +2,7 @@
 //!
 //! * `worker`: a packet's way in and out; `crew` starts workers and talks to them.
 //! * `manager`: turns the `intent` into what runs. `compile` makes of it what workers go by, `plug` what `devices` are
-//!   asked for, `store` keeps it, `journal` tells what happened.
+//!   asked for, `store` keeps it, `journal` tells what happened, `keeper` writes down which connections there are.
 //! * `uplink` is the way to the outside and to the host itself, by the host's own devices; `relay` listens where the host
 //!   publishes a port.
 //! * `front`: the API.
@@ -14,6 +14,7 @@ pub mod doctor;
 pub mod front;
 pub mod intent;
 pub mod journal;
+pub mod keeper;
 pub mod manager;
 pub mod numbers;
 pub mod plug;

@@ -150,8 +150,11 @@ async fn serve(options: Options, socket: &Path) -> anyhow::Result<()> {
     tracing::info!("stopping; devices stay for the next start");
     server.abort();
     // A change under way comes to its end first, unless it hangs.
-    let _settled = tokio::time::timeout(PATIENCE, manager.lock()).await;
+    let settled = tokio::time::timeout(PATIENCE, manager.lock()).await;
     crew.stop().await;
+    if let Ok(mut manager) = settled {
+        manager.keep_connections();
+    }
     let _ = std::fs::remove_file(socket);
     Ok(())
 }

@@ -40,12 +40,14 @@ pub mod loops;
 pub mod object_views;
 pub mod objects;
 pub mod outside;
+pub mod restore;
 pub mod start;
 pub mod upkeep;
 pub mod views;
 
 use loops::LoopGuard;
 use outside::Outside;
+use restore::Restoring;
 use upkeep::Sample;
 
 /// The manager, shared by all tasks.
@@ -165,6 +167,7 @@ pub struct Manager {
     /// The host's namespace, unless it could not be entered.
     outside: Option<Outside>,
     loops: LoopGuard,
+    restoring: Restoring,
     polling: (crate::worker::Poll, usize),
 }
 
@@ -179,8 +182,14 @@ impl Manager {
         self.generation
     }
 
+    /// Writes all connections down once more, at the end. Blocks for some milliseconds.
+    pub fn keep_connections(&mut self) {
+        self.restoring.stop();
+    }
+
     /// Compiles what runs now and gives it to the workers.
     fn publish(&mut self) {
+        self.restore();
         let mut compiler = std::mem::take(&mut self.compiler);
         let (snapshot, neighbors) = compiler.compile(&self.plan());
         self.compiler = compiler;

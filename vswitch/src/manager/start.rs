@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,12 +15,14 @@ use super::Manager;
 use super::change::Missing;
 use super::loops::LoopGuard;
 use super::outside::Outside;
+use super::restore::Restoring;
 use super::upkeep::{host_addresses, poll};
 use crate::compile::{self, Compiler};
 use crate::crew::{Crew, Listener, News, Plan};
 use crate::devices::Devices;
 use crate::intent::{Intent, fdb_key};
 use crate::journal::Journal;
+use crate::keeper::Keeper;
 use crate::numbers::Numbers;
 use crate::refusal::Refusal;
 use crate::store::Store;
@@ -28,6 +30,9 @@ use crate::surroundings::Surroundings;
 
 /// AF_XDP sockets that the memory is shared out for at least: some may be added at run time.
 const SPARE_SOCKETS: usize = 4;
+
+/// Where it is written down which connections there are.
+const RUN: &str = "/run/vswitch";
 
 /// What the daemon was told by its command line.
 #[derive(Clone, Debug)]
@@ -106,6 +111,15 @@ impl Manager {
         let surroundings = Surroundings { addresses: host_addresses(), ..Surroundings::default() };
         let (snapshot, _) = compiler.compile(&compile::Plan::empty(&limits, &surroundings));
         let polling = (poll(document.workers.poll), usize::from(document.workers.budget));
+        let journal = Arc::new(Journal::new());
+        let (loaded, keeper) = Keeper::start(Path::new(RUN), &name, Arc::clone(&tables));
+        if let Some(trouble) = &loaded.trouble {
+            journal.note("connections_lost", "", format!("the file of connections is not used: {trouble}"));
+        }
+        let keeper = keeper.map_err(|error| {
+            journal.note("connections_not_kept", "", format!("a restart will end connections: {error}"));
+        });
+        let restoring = Restoring::new(loaded, keeper.ok());
         let (crew, listener, news) = Crew::start(Plan {
             cpus,
             poll: polling.0,
@@ -128,7 +142,7 @@ impl Manager {
             store,
             devices,
             crew: Arc::new(crew),
-            journal: Arc::new(Journal::new()),
+            journal,
             ports: BTreeMap::new(),
             waiting: BTreeMap::new(),
             networks: BTreeMap::new(),
@@ -142,6 +156,7 @@ impl Manager {
             surroundings,
             outside,
             loops: LoopGuard::default(),
+            restoring,
             polling,
         };
         Ok(Started { manager, listener, news })
@@ -155,6 +170,7 @@ impl Manager {
     pub async fn resume(&mut self, document: &Document) -> anyhow::Result<()> {
         let next = self.intent_at_start(document)?;
         self.enact(next, Missing::Wait).await?;
+        self.tell_restored();
         self.remove_leftovers().await;
         let (up, waiting) = (self.ports.len(), self.waiting.len());
         self.journal.note("started", "", format!("{up} ports are up, {waiting} wait"));

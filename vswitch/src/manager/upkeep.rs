@@ -140,6 +140,7 @@ impl Manager {
     async fn tick(&mut self) {
         self.undo_unconfirmed().await;
         self.retry_waiting().await;
+        self.tell_restored();
         self.sample();
         self.sweep();
         self.crew.drop_retired();
