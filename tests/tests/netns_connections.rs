@@ -123,13 +123,18 @@ impl Pair {
             end.set_read_timeout(patience).expect("not zero");
         }
         let mut word = [0; 4];
-        let fail = |name: &str| format!("the connection {name} does not go on");
-        self.server.write_all(b"here").expect(&fail(&self.name));
-        self.client.read_exact(&mut word).expect(&fail(&self.name));
-        assert_eq!(&word, b"here");
-        self.client.write_all(b"back").expect(&fail(&self.name));
-        self.server.read_exact(&mut word).expect(&fail(&self.name));
-        assert_eq!(&word, b"back");
+        let talked = self.server.write_all(b"here").and_then(|()| self.client.read_exact(&mut word));
+        assert!(
+            talked.is_ok() && &word == b"here",
+            "the connection {} does not go on: {talked:?}",
+            self.name
+        );
+        let talked = self.client.write_all(b"back").and_then(|()| self.server.read_exact(&mut word));
+        assert!(
+            talked.is_ok() && &word == b"back",
+            "the connection {} does not go on: {talked:?}",
+            self.name
+        );
     }
 }
 
