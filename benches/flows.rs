@@ -496,10 +496,8 @@ const CASES: &[Entry] = &[
 
 fn main() {
     benches::main("routed, 64 B, UDP", CASES);
-    let args: Vec<String> = std::env::args().collect();
-    if !args.iter().any(|arg| arg == "--count")
-        && (args.iter().all(|a| a.starts_with('-') || a.contains('/')) || args.iter().any(|a| a == "two"))
-    {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if args.iter().all(|arg| matches!(arg.as_str(), "--bench" | "--quick" | "two")) {
         together(args.iter().any(|arg| arg == "--quick"));
     }
 }
