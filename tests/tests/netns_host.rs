@@ -245,7 +245,7 @@ fn what_the_host_had_open_before_loses_nothing_while_the_switch_comes_dies_and_c
         let caller = Caller::new(&space, &target).expect("a socket");
         // While nobody carries them packets may be lost, a flow not: it asks again from the same L4 port.
         busy.push(Busy::start(name, move || {
-            let mut ask = || caller.ask(b"there?", Duration::from_millis(200)).map(drop);
+            let ask = || caller.ask(b"there?", Duration::from_millis(200)).map(drop);
             (0..25).fold(ask(), |last, _| last.or_else(|_| ask()))
         }));
     }
