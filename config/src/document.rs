@@ -233,14 +233,14 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            memory: ByteSize::mib(52),
+            memory: ByteSize::mib(46),
             ports: 256,
             networks: 64,
             stations: 16384,
             stations_per_port: 4096,
-            flows: 65536,
-            connections: 65536,
-            per_port: 16384,
+            flows: 32768,
+            connections: 32768,
+            per_port: 8192,
             half_open: 4096,
             neighbors: 8192,
         }

@@ -119,14 +119,14 @@ pub const KEYS: [Key; 85] = [
     key("workers", "poll", "string", "\"adaptive\"", "\"adaptive\", \"busy\", \"interrupt\"", "What a worker does without work: `adaptive` spins a little and then waits in the kernel, `busy` spins for ever (lowest latency, a whole core), `interrupt` waits at once (least CPU)."),
     key("workers", "budget", "integer", "64", "1 to 256", "Frames that one port may bring in before the next port has its turn."),
 
-    key("limits", "memory", "size", "\"52 MiB\"", "\"8 MiB\" to \"1024 GiB\"", "Bytes for the frame area, the tables, and the kernel's bookkeeping of AF_XDP ports, together."),
+    key("limits", "memory", "size", "\"46 MiB\"", "\"8 MiB\" to \"1024 GiB\"", "Bytes for the frame area, the tables, and the kernel's bookkeeping of AF_XDP ports, together."),
     key("limits", "ports", "integer", "256", "1 to 4096", "Ports at the same time."),
     key("limits", "networks", "integer", "64", "1 to 4096", "Networks at the same time."),
     key("limits", "stations", "integer", "16384", "16 to 1048576", "Stations (MAC addresses) that all networks know together."),
     key("limits", "stations_per_port", "integer", "4096", "1 to 1048576", "Stations that may be learned on a port that has no `stations` of its own."),
-    key("limits", "flows", "integer", "65536", "a power of two from 1024 to 16777216", "Entries of each worker's flow cache; a flow of IPv6 takes two."),
-    key("limits", "connections", "integer", "65536", "1024 to 16777216", "Connections at the same time."),
-    key("limits", "per_port", "integer", "16384", "1 to 16777216", "Connections of a port that has no `quota` of its own."),
+    key("limits", "flows", "integer", "32768", "a power of two from 1024 to 16777216", "Entries of each worker's flow cache; a flow of IPv6 takes two."),
+    key("limits", "connections", "integer", "32768", "1024 to 16777216", "Connections at the same time."),
+    key("limits", "per_port", "integer", "8192", "1 to 16777216", "Connections of a port that has no `quota` of its own."),
     key("limits", "half_open", "integer", "4096", "1 to 16777216", "Connections of a port that nobody has answered yet, for every port that has no `half_open` of its own."),
     key("limits", "neighbors", "integer", "8192", "64 to 1048576", "IP addresses whose stations are known by ARP and ND."),
 
