@@ -115,7 +115,7 @@ fn document(seed: &Seed) -> Document {
         port.guard = (bits & 8 != 0).then_some(*flag);
         port.isolated = *flag;
         port.stations = (bits & 16 != 0).then_some(large % 16384 + 1);
-        port.quota = (bits & 32 != 0).then_some(large % 65536 + 1);
+        port.quota = (bits & 32 != 0).then_some(large % document.limits.connections + 1);
         port.half_open = (bits & 1 != 0).then_some(large % 1000 + 1);
         port.queues =
             if matches!(port.kind, PortKind::Tap | PortKind::Afxdp) { u16::from(bits % 4) + 1 } else { 1 };
