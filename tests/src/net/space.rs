@@ -118,11 +118,14 @@ pub(super) fn remove(name: &str) {
     }
 }
 
-/// Removes what a switch keeps outside of its namespaces: pinned programs, and the note of the L4 ports it reserved.
+/// Removes what a switch keeps outside of its namespaces: pinned programs, and the
+/// notes of the L4 ports it reserved and of its connections.
 pub(super) fn remove_pins(switch: &str) {
     let run = PathBuf::from("/run/vswitch");
     let _ = std::fs::remove_dir_all(run.join("bpf").join(switch));
-    let _ = std::fs::remove_file(run.join(format!("{switch}.reserved")));
+    for name in ["reserved", "connections", "connections.new"] {
+        let _ = std::fs::remove_file(run.join(format!("{switch}.{name}")));
+    }
 }
 
 /// Removes the namespaces of runs that were killed, and their pins: those whose name has the id of a process that is no more.

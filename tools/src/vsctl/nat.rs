@@ -117,9 +117,9 @@ pub(crate) enum Publish {
     after_help = "Examples:\n  vsctl publish add 8080 web:80\n  vsctl publish add 203.0.113.2:10000-20000/udp pbx:10000-20000 --allow-from 192.0.2.0/24\n  vsctl publish add 0/tcp web:443 --name shop"
 )]
 pub(crate) struct PublishAdd {
-    /// Where it is reached: [ADDRESS:]PORT[-PORT][/tcp|udp|sctp]; port 0 is one that is free
+    #[arg(help = "Where it is reached: [ADDRESS:]PORT[-PORT][/tcp|udp|sctp]; port 0 is one that is free")]
     listen: Listen,
-    /// Where it leads: NAME[@ADDRESS]:PORT[-PORT]; the port may come later
+    #[arg(help = "Where it leads: NAME[@ADDRESS]:PORT[-PORT]; the port may come later")]
     to: Target,
     /// Its name, unique among published ports [default: where it is reached]
     #[arg(long)]
