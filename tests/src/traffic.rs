@@ -1,4 +1,4 @@
-//! Random configurations and packets for a [`Site`](crate::site::Site), from a seed.
+//! Random configurations and packets for a [`Site`], from a seed.
 //!
 //! Few stations and few ports, so that flows come again and meet what was decided about them; sequence numbers that
 //! every receiver can expect, since what connection tracking makes of others depends on what the cache has carried (see
