@@ -83,6 +83,7 @@ struct Common {
 /// The manager's handle. See the module header.
 #[derive(Debug)]
 pub struct Keeper {
+    path: PathBuf,
     common: Arc<Common>,
     thread: Option<JoinHandle<()>>,
 }
@@ -111,7 +112,7 @@ impl Keeper {
         let common = Arc::new(Common::default());
         let book = Book {
             file,
-            path,
+            path: path.clone(),
             written: vec![0; tables.connections.slots() as usize],
             marks: Marks::default(),
             cursor: 0,
@@ -122,7 +123,7 @@ impl Keeper {
         let thread = std::thread::Builder::new()
             .name("keeper".to_owned())
             .spawn(move || run(book, &shared, &tables))?;
-        Ok(Self { common, thread: Some(thread) })
+        Ok(Self { path, common, thread: Some(thread) })
     }
 
     /// Says whose the numbers are from now on. To be called before connections of a new number can be made.
@@ -142,6 +143,21 @@ impl Keeper {
             thread.thread().unpark();
             let _ = thread.join();
         }
+    }
+
+    /// Stops, and removes what was written.
+    ///
+    /// # Errors
+    /// A file cannot be removed.
+    pub fn remove(mut self) -> io::Result<()> {
+        self.stop();
+        for path in [new_path(&self.path), self.path.clone()] {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use config::api::{ApplyRequest, AttachRequest, FdbQuery, Flushed};
 use config::{Document, FdbEntry, Netns, Network, Owner, Port};
+use pipeline::tables::connections::End;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -256,6 +257,10 @@ impl Manager {
         let leftovers = self.devices.leftovers().await.map_err(|e| Refusal::ours(e.to_string()))?;
         removed.extend(leftovers.iter().map(|leftover| format!("device {}", leftover.link.name)));
         self.devices.remove_all().await.map_err(|e| Refusal::ours(e.to_string()))?;
+        self.crew.tables().connections.kill_where(packet::Instant::now(), |_| true, End::Flushed);
+        self.restoring
+            .forget()
+            .map_err(|error| Refusal::ours(format!("the file of connections cannot be removed: {error}")))?;
         if let Some(outside) = &self.outside {
             outside.remove_all().await.map_err(|e| Refusal::ours(e.to_string()))?;
         }

@@ -52,6 +52,16 @@ impl Restoring {
             keeper.stop();
         }
     }
+
+    /// Ends the keeper and removes its files. Until the next start connections are not kept: who cleans up is about to
+    /// leave.
+    ///
+    /// # Errors
+    /// A file cannot be removed.
+    pub(super) fn forget(&mut self) -> std::io::Result<()> {
+        self.waiting.clear();
+        self.keeper.take().map_or(Ok(()), Keeper::remove)
+    }
 }
 
 impl Manager {
