@@ -308,6 +308,7 @@ impl Manager {
 
     /// Refuses what the tables and the memory, sized when the daemon started, have no room for.
     pub(super) fn check_limits(&self, next: &Intent) -> Result<(), Refusal> {
+        check_uplink(&next.settings.uplink)?;
         let limits = &self.limits;
         let full = |what: &str, wanted: usize, limit: usize| {
             Refusal::conflict(format!(
@@ -339,10 +340,42 @@ impl Manager {
     }
 }
 
+/// Refuses what the uplink cannot do yet: a key that is read and does nothing would lie.
+fn check_uplink(uplink: &config::Uplink) -> Result<(), Refusal> {
+    let plain = config::Uplink::default();
+    let asked = [
+        ("mode", uplink.mode != plain.mode, "\"steer\""),
+        ("dedicated", uplink.dedicated, "false"),
+        ("addresses", !uplink.addresses.is_empty(), "none: the devices' own are taken"),
+        ("gateway", !uplink.gateway.is_empty(), "none: those of the host's routes are taken"),
+    ];
+    match asked.into_iter().find(|(_, is_asked, _)| *is_asked) {
+        None => Ok(()),
+        Some((key, _, allowed)) => {
+            Err(Refusal::input(format!("[uplink] {key} is not supported yet; allowed: {allowed}")))
+        }
+    }
+}
+
 /// Replaces a file as a whole: a reader finds the old text or the new one.
 fn save_text(path: &std::path::Path, text: &str) -> std::io::Result<()> {
     let mut new = path.as_os_str().to_owned();
     new.push(".new");
     std::fs::write(&new, text)?;
     std::fs::rename(&new, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_uplink_that_would_be_ignored_is_refused_by_its_key() {
+        assert_eq!(check_uplink(&config::Uplink::default()), Ok(()));
+        let uplink = config::Uplink { mode: config::UplinkMode::Afxdp, ..config::Uplink::default() };
+        let refused = check_uplink(&uplink).expect_err("nothing does it");
+        assert_eq!(refused.message, "[uplink] mode is not supported yet; allowed: \"steer\"");
+        let uplink = config::Uplink { dedicated: true, ..config::Uplink::default() };
+        assert!(check_uplink(&uplink).is_err_and(|refused| refused.message.contains("dedicated")));
+    }
 }
