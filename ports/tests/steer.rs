@@ -214,13 +214,17 @@ fn what_is_handed_back_arrives_whole() {
     // Ephemeral ports are in the range: both ways.
     transfer(&site.outside, &site.host, HOST.into(), 20 << 20);
     transfer(&site.host, &site.outside, OUTSIDE.into(), 4 << 20);
+    // The last acknowledgements may still wait in the tap.
+    let counts =
+        || [Reason::Port, Reason::HandedBack, Reason::Returned].map(|reason| count(&steering, reason));
+    eventually("all is handed back", || {
+        let [seen, back, returned] = counts();
+        back > 300 && seen == back && back == returned
+    });
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
     let largest = switch.join().expect("no panic");
     assert!(largest > 30_000, "large frames cross whole, the largest had {largest}");
     assert_eq!(site.host.checksum_errors() + site.outside.checksum_errors(), 0);
-    let back = count(&steering, Reason::HandedBack);
-    assert!(back > 300, "{back}");
-    assert_eq!((count(&steering, Reason::Returned), count(&steering, Reason::Port)), (back, back));
 }
 
 /// The programs go on without the daemon, and the host does not answer for it.

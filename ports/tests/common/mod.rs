@@ -210,11 +210,11 @@ pub fn transfer(from: &Namespace, to: &Namespace, address: IpAddr, len: usize) -
     start.elapsed()
 }
 
-/// Waits until `condition` holds; panics after five seconds.
+/// Waits until `condition` holds; panics after twenty seconds.
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let until = Instant::now() + Duration::from_secs(5);
+    let until = Instant::now() + Duration::from_secs(20);
     while !condition() {
-        assert!(Instant::now() < until, "waited five seconds for: {what}");
+        assert!(Instant::now() < until, "waited in vain for: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -98,7 +98,7 @@ fn a_kernel_without_tcx_steers_by_classifiers() -> Outcome {
         mac: lab.mac("host", "d0"),
         tap: lab.index("host", "vsw-up-d0"),
     };
-    let pins = Path::new(PINS).join("test-classifier").join(lab.name.replace('.', "-"));
+    let pins = Path::new(PINS).join(format!("classifier-{}", lab.name.replace('.', "-")));
     let steering = lab.within("host", || -> std::io::Result<Steering> {
         let mut steering = Steering::open(&pins)?.without_tcx();
         let mut host = Host::open().map_err(std::io::Error::other)?;
