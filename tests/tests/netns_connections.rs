@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use nix::sys::socket::{setsockopt, sockopt};
 use tests::Net;
 use tests::net::{Ears, Space, wait_for};
 
@@ -114,6 +115,15 @@ impl Pair {
                 return Self { name: name.to_owned(), client, server };
             }
         }
+    }
+
+    /// Has the client's kernel ask every second whether the server is still there.
+    fn keep_alive(self) -> Self {
+        setsockopt(&self.client, sockopt::KeepAlive, &true).expect("settable");
+        setsockopt(&self.client, sockopt::TcpKeepIdle, &1).expect("settable");
+        setsockopt(&self.client, sockopt::TcpKeepInterval, &1).expect("settable");
+        setsockopt(&self.client, sockopt::TcpKeepCount, &60).expect("settable");
+        self
     }
 
     /// Sends a word each way, the server's first.
@@ -245,7 +255,8 @@ fn without_a_file_what_is_not_translated_is_picked_up() {
     let (web, db) = (outside.0.space("web"), outside.0.space("db"));
     let mut idle = Pair::open("plain", &web, "10.2.0.10:514", &db, "10.2.0.10:514");
     idle.talk();
-    let busy = Busy::start(Pair::open("plain", &web, "10.2.0.10:514", &db, "10.2.0.10:514"));
+    // Only the client may begin, and where the last answer was lost it has nothing to say but this.
+    let busy = Busy::start(Pair::open("plain", &web, "10.2.0.10:514", &db, "10.2.0.10:514").keep_alive());
     busy.beat();
     outside.0.kill();
     for path in [outside.file(), format!("{}.new", outside.file())] {

@@ -301,7 +301,7 @@ fn the_next_fetch_works_when_the_hosts_address_and_default_route_change() {
     let y = net.space("y");
     y.run("ip link set lo up");
     y.run(&format!("ip addr add {}/32 dev lo", SERVER[0]));
-    y.run(&format!("ip addr add {}/128 dev lo", SERVER[1]));
+    y.run(&format!("ip addr add {}/128 dev lo nodad", SERVER[1]));
     let _there = serve(&net, "y", SERVER, 80);
     host.run("ip -4 route replace default via 192.0.2.1");
     host.run("ip -6 route replace default via 2001:db8:2::1");

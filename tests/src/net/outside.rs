@@ -44,7 +44,8 @@ impl Net {
         let (host, x) = (self.host(), self.space("x"));
         x.run("ip link set lo up");
         for (server, length) in SERVER.into_iter().zip([32, 128]) {
-            x.run(&format!("ip addr add {server}/{length} dev lo"));
+            let nodad = if length == 128 { "nodad" } else { "" };
+            x.run(&format!("ip addr add {server}/{length} dev lo {nodad}"));
         }
         for router in ROUTER {
             let family = if router.contains(':') { "-6" } else { "-4" };
