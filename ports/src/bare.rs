@@ -5,6 +5,9 @@
 //! What such a loop reaches is what the kernel gives; `vspktgen loop` runs them and `benches/compare` prints
 //! every figure of the switch as a ratio to them.
 //!
+//! One loop has two kinds: a packet socket, and a device shared with the host by redirecting it into a tap ([`shared`]),
+//! which is what the way outside of a container is made of.
+//!
 //! They share no line with the ports ([`crate::tap`], [`crate::veth`], [`crate::afxdp`]) on purpose: the ratio
 //! measures the ports, too. The switch itself uses nothing from here.
 //!
@@ -16,6 +19,7 @@ use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub mod packet;
+pub mod shared;
 pub mod tap;
 pub mod xdp;
 

@@ -186,12 +186,14 @@ fn expect_a_path(pair: &Pair, what: &str) {
 
 #[test]
 fn loops_forward_all_frames_in_order() {
-    for kind in ["veth", "afxdp", "tap"] {
+    for kind in ["veth", "afxdp", "tap", "shared"] {
         for ports in [false, true] {
             let what = format!("{kind}{}", u8::from(ports));
             let pair = if kind == "tap" { Pair::empty(&what) } else { Pair::with_veths(&what) };
             let Some(pair) = pair else { return };
-            let (first, second) = (format!("{kind}:p0"), format!("{kind}:p1"));
+            // What is shared has the packet socket of a veth on its other side.
+            let first = if kind == "shared" { "veth:p0".to_owned() } else { format!("{kind}:p0") };
+            let second = format!("{kind}:p1");
             let mut command = vspktgen(&["loop", &first, &second, "--netns", &pair.between, "--json"]);
             if ports {
                 command.arg("--ports");
@@ -210,6 +212,44 @@ fn loops_forward_all_frames_in_order() {
             assert!(forwarder.wait().expect("it ends").success(), "{what}");
         }
     }
+}
+
+#[test]
+fn connections_are_opened_and_closed_as_many_as_were_asked_for() {
+    let Some(pair) = Pair::new("connect") else { return };
+    for (name, address) in pair.names.iter().zip(["10.9.0.1/24", "10.9.0.2/24"]) {
+        ip(&format!("-n {name} addr add {address} dev eth0"));
+    }
+    let refused = ["connect", "10.9.0.2:7000", "--count", "9"];
+    let refused = pair.start(0, &refused).wait_with_output().expect("it ends");
+    assert_eq!(refused.status.code(), Some(1));
+    let errors = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(errors.contains("nobody accepts: Connection refused"), "{errors}");
+
+    let mut server = pair.start(1, &["connect", "--serve", "10.9.0.2:7000", "10.9.0.2:7001"]);
+    let listening = || {
+        let sockets =
+            Command::new("ip").args(["netns", "exec", &pair.names[1], "cat", "/proc/net/tcp"]).output();
+        let text = String::from_utf8(sockets.expect("ip is installed").stdout).expect("text");
+        // State 0A is LISTEN.
+        text.lines().filter(|line| line.contains(" 0A ")).count()
+    };
+    let end = std::time::Instant::now() + Duration::from_secs(20);
+    while listening() < 2 {
+        assert!(server.try_wait().expect("a child").is_none() && std::time::Instant::now() < end);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let ask = ["connect", "10.9.0.2:7000", "10.9.0.2:7001", "--count", "500", "--in-flight", "8"];
+    let report = json(&pair.start(0, &ask).wait_with_output().expect("it ends"));
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(server.id()).expect("a process id"));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).expect("it runs");
+    let served = json(&server.wait_with_output().expect("it ends"));
+    let count = |value: &Value| value.as_u64().expect("a count");
+    let (done, accepted) = (count(&report["connections"]), count(&served["connections"]));
+    // The last wait may report several at once.
+    assert!((500..508).contains(&done), "{report}");
+    assert!((done..=done + 8).contains(&accepted), "{report} {served}");
+    assert_eq!((&report["failed"], &report["latency"]["count"]), (&0.into(), &done.into()));
 }
 
 #[test]

@@ -43,21 +43,15 @@ pub fn forward(
     })
 }
 
-fn open(device: &str) -> io::Result<OwnedFd> {
+/// Makes the tap `device`.
+pub(super) fn open(device: &str) -> io::Result<OwnedFd> {
     // SAFETY: a NUL-terminated string.
     let fd = check(unsafe {
         libc::open(c"/dev/net/tun".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC | libc::O_NONBLOCK)
     })?;
     // SAFETY: a new descriptor that nobody else knows.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    // SAFETY: all zeroes is a valid `ifreq`.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    if device.len() >= request.ifr_name.len() {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    for (to, from) in request.ifr_name.iter_mut().zip(device.bytes()) {
-        *to = from.cast_signed();
-    }
+    let mut request = request(device)?;
     let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
     request.ifr_ifru.ifru_flags = i16::try_from(flags).map_err(|_| io::ErrorKind::InvalidInput)?;
     // SAFETY: the request is the structure that this call reads and writes.
@@ -72,6 +66,31 @@ fn open(device: &str) -> io::Result<OwnedFd> {
         check(unsafe { libc::ioctl(fd.as_raw_fd(), TUNSETOFFLOAD, base) })?;
     }
     Ok(fd)
+}
+
+/// Returns a request about `device` that has only its name yet.
+fn request(device: &str) -> io::Result<libc::ifreq> {
+    // SAFETY: all zeroes is a valid `ifreq`.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    if device.len() >= request.ifr_name.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(device.bytes()) {
+        *to = from.cast_signed();
+    }
+    Ok(request)
+}
+
+/// Brings `device` up, in the namespace of the calling thread.
+pub(super) fn bring_up(device: &str) -> io::Result<()> {
+    let mut request = request(device)?;
+    // SAFETY: no pointers.
+    let fd = check(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
+    // SAFETY: a new descriptor that nobody else knows.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    request.ifr_ifru.ifru_flags = i16::try_from(libc::IFF_UP).expect("1");
+    // SAFETY: the request is the structure that this call reads.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) }).map(drop)
 }
 
 fn copy(from: &OwnedFd, to: &OwnedFd, buffer: &mut [u8], totals: &mut Totals) -> io::Result<bool> {

@@ -61,6 +61,21 @@ fn clean() {
     for directory in directories {
         let _ = std::fs::remove_dir_all(directory);
     }
+    forget_switch(&own_name());
+}
+
+/// The name of this run, which everything that it makes begins with.
+fn own_name() -> String {
+    format!("{PREFIX}{}", std::process::id())
+}
+
+/// Removes what a switch keeps when it ends, for its next start: pins, and files beside them.
+fn forget_switch(name: &str) {
+    let directory = Path::new("/run/vswitch");
+    let _ = std::fs::remove_dir_all(directory.join("bpf").join(name));
+    for suffix in ["connections", "connections.new", "reserved"] {
+        let _ = std::fs::remove_file(directory.join(format!("{name}.{suffix}")));
+    }
 }
 
 /// Removes namespaces and directories of runs that were killed. Their processes died with them.
@@ -71,12 +86,17 @@ pub(crate) fn clean_leftovers() {
     };
     let left = |name: &String| {
         let ours = name.strip_prefix("vswitch-").unwrap_or(name).strip_prefix(PREFIX);
-        let pid = ours.and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+        let pid = ours.and_then(|rest| rest.split(['-', '.']).next()?.parse::<u32>().ok());
         pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
     };
     for name in names(Path::new("/run/netns")).into_iter().filter(left) {
         eprintln!("compare: removing {name}, left by a run that was killed");
         remove_namespace(&name);
+    }
+    for directory in ["/run/vswitch", "/run/vswitch/bpf"] {
+        for name in names(Path::new(directory)).into_iter().filter(left) {
+            forget_switch(name.split('.').next().unwrap_or(&name));
+        }
     }
     let directory = std::env::temp_dir();
     for name in names(&directory).into_iter().filter(left) {
@@ -144,7 +164,7 @@ pub(crate) struct Lab {
 
 impl Lab {
     pub(crate) fn new() -> Result<Self> {
-        let base = format!("{PREFIX}{}", std::process::id());
+        let base = own_name();
         let directory = std::env::temp_dir().join(&base);
         let lab = Self {
             host: format!("{base}-h"),
@@ -163,7 +183,7 @@ impl Lab {
 
     /// The name of this run, for what a subject names by itself.
     pub(crate) fn name(&self) -> String {
-        format!("{PREFIX}{}", std::process::id())
+        own_name()
     }
 
     /// Makes another namespace, removed with the lab.
@@ -238,15 +258,20 @@ impl Lab {
 
     /// Waits until the ends reach each other.
     pub(crate) fn wait_for_path(&self) -> Result<()> {
+        Self::wait_for(&self.ends[0], ADDRESSES[1])
+    }
+
+    /// Waits until `address` answers in the namespace `from`.
+    pub(crate) fn wait_for(from: &str, address: &str) -> Result<()> {
         let start = Instant::now();
         loop {
-            let mut ping = Self::command(&self.ends[0], None, "ping");
-            match output(ping.args(["-c", "1", "-W", "1", ADDRESSES[1]])) {
+            let mut ping = Self::command(from, None, "ping");
+            match output(ping.args(["-c", "1", "-W", "1", address])) {
                 Ok(_) => return Ok(()),
                 Err(_) if start.elapsed() < Duration::from_secs(8) => {
                     thread::sleep(Duration::from_millis(50));
                 }
-                Err(_) => bail!("the ends do not reach each other"),
+                Err(_) => bail!("{address} does not answer"),
             }
         }
     }
@@ -293,6 +318,7 @@ impl Drop for Lab {
             remove_namespace(name);
         }
         let _ = std::fs::remove_dir_all(&self.directory);
+        forget_switch(&own_name());
         let mut alive = alive();
         alive.1.clear();
         alive.2.clear();

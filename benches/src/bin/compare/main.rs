@@ -1,13 +1,15 @@
 //! compare: the switch beside its peers and beside what the kernel allows, on one machine in one run.
 //!
 //! Every subject (the kernel bridge, Open vSwitch, bare loops, vswitch) joins two namespaces in turn and is put
-//! through the same rows: bulk TCP, a flood of small frames, ping-pong. Rounds are interleaved, so that what
+//! through the same rows: bulk TCP, a flood of small frames, ping-pong. The row `outside` has subjects of its own: what
+//! leads a container outside, by masquerade, a published port and a floating address. Rounds are interleaved, so that what
 //! the machine does meanwhile hits all alike; figures are medians, ratios are medians of the rounds' ratios.
 //!
 //! The switch runs on one CPU and both ends on the other. Everything lives in namespaces of this process and
 //! is removed at the end, also after a signal; a run that was killed is cleaned up by the next.
 //!
-//! `lab` has namespaces and processes, `subjects` sets each one up, `measures` are the rows, `table` prints.
+//! `lab` has namespaces and processes, `subjects` sets each one up, `measures` are the rows, `table` prints; `outside` has
+//! the like for its row.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -20,6 +22,7 @@ use serde::Serialize;
 
 mod lab;
 mod measures;
+mod outside;
 mod subjects;
 mod table;
 
@@ -29,7 +32,7 @@ use subjects::Subject;
 #[derive(Debug, Parser)]
 #[command(name = "compare")]
 struct Cli {
-    /// One round of one second each, without the ports alone: in under two minutes.
+    /// One round of one second each, without the ports alone: in about two minutes.
     #[arg(long)]
     quick: bool,
     /// Rows to measure; all by default.
@@ -72,6 +75,8 @@ pub(crate) enum Row {
     Idle,
     /// Latency with 200 idle ports beside the two.
     Ports,
+    /// A container and the outside: TCP both ways, connections a second, latency.
+    Outside,
 }
 
 /// How the measurements are run.
@@ -119,6 +124,9 @@ fn main() -> ExitCode {
         for subject in Subject::ALL {
             println!("{:18} {}", subject.name(), subject.title());
         }
+        for subject in outside::Subject::ALL {
+            println!("{:18} {}", subject.name(), subject.title());
+        }
         return ExitCode::SUCCESS;
     }
     match run(&cli) {
@@ -143,16 +151,23 @@ fn run(cli: &Cli) -> Result<()> {
     };
     let rounds = cli.rounds.unwrap_or(if cli.quick { 1 } else { 3 });
     let wanted = |row| cli.rows.is_empty() || cli.rows.contains(&row);
+    let named = |subject: &str| {
+        cli.only.iter().any(|name| match name.strip_suffix('*') {
+            Some(start) => subject.starts_with(start),
+            None => subject == name,
+        })
+    };
     let chosen = |subject: &&Subject| {
         // The ports alone tell where the switch's time goes; a quick look does not need them.
-        cli.only.is_empty() && !(cli.quick && matches!(subject, Subject::Ports(_)))
-            || cli.only.iter().any(|name| match name.strip_suffix('*') {
-                Some(start) => subject.name().starts_with(start),
-                None => subject.name() == name,
-            })
+        cli.only.is_empty() && !(cli.quick && matches!(subject, Subject::Ports(_))) || named(subject.name())
     };
     let subjects: Vec<_> = Subject::ALL.iter().filter(chosen).copied().collect();
-    anyhow::ensure!(!subjects.is_empty(), "no such subject; --list names them");
+    let chosen = |subject: &&outside::Subject| {
+        cli.only.is_empty() && !(cli.quick && subject.is_detail()) || named(subject.name())
+    };
+    let outside: Vec<_> = outside::Subject::ALL.iter().filter(chosen).copied().collect();
+    let ways = if cli.quick { &outside::Way::ALL[..1] } else { &outside::Way::ALL };
+    anyhow::ensure!(!subjects.is_empty() || !outside.is_empty(), "no such subject; --list names them");
     let start = Instant::now();
     let mut results = Results { machine: lab::machine(), ..Results::default() };
     for round in 1..=rounds {
@@ -168,6 +183,9 @@ fn run(cli: &Cli) -> Result<()> {
                 results.failures.insert(subject.name().to_owned(), format!("{error:#}"));
             }
             eprintln!();
+        }
+        if wanted(Row::Outside) {
+            outside::round(&outside, ways, &setting, round, start, &mut results);
         }
     }
     let vswitch = subjects.iter().any(|subject| subject.is_vswitch());

@@ -12,6 +12,27 @@ use crate::{Figures, Results, Row, Sample, Setting};
 /// Ports that do nothing, in [`idle_ports`].
 const IDLE_PORTS: usize = 200;
 
+/// Where the two ends of a measurement are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Path<'a> {
+    /// Namespace of the end that calls.
+    pub client: &'a str,
+    /// Namespace of the end that is called.
+    pub server: &'a str,
+    /// Address that the server is bound to.
+    pub bind: &'a str,
+    /// Address that the client calls.
+    pub target: &'a str,
+}
+
+impl<'a> Path<'a> {
+    /// Between the ends of a lab, on one link.
+    fn inside(lab: &'a Lab) -> Self {
+        let [client, server] = &lab.ends;
+        Self { client, server, bind: ADDRESSES[1], target: ADDRESSES[1] }
+    }
+}
+
 /// Runs the rows over one subject.
 pub(crate) fn all(
     subject: Subject,
@@ -23,7 +44,7 @@ pub(crate) fn all(
     let running = subject.start(setting)?;
     for row in rows {
         let figures = match row {
-            Row::Tcp => tcp(&running),
+            Row::Tcp => tcp(Path::inside(&running.lab), setting, false),
             Row::Rate => rate(&running, subject.ends() == Ends::Afxdp),
             _ => latency_of(&running, subject),
         };
@@ -41,12 +62,11 @@ pub(crate) fn all(
     Ok(())
 }
 
-/// TCP, one flow: iperf3, both ends on one CPU.
-fn tcp(running: &Running) -> Result<Figures> {
-    let (lab, setting) = (&running.lab, &running.setting);
-    let mut server = Lab::command(&lab.ends[1], Some(setting.ends_cpu), "iperf3");
+/// TCP, one flow: iperf3, both ends on one CPU; with `back`, from the server to the client.
+pub(crate) fn tcp(path: Path<'_>, setting: &Setting, back: bool) -> Result<Figures> {
+    let mut server = Lab::command(path.server, Some(setting.ends_cpu), "iperf3");
     let mut server = server
-        .args(["-s", "-1", "-B", ADDRESSES[1]])
+        .args(["-s", "-1", "-B", path.bind])
         .stdout(std::process::Stdio::null())
         .spawn()
         .context("is iperf3 installed?")?;
@@ -54,9 +74,12 @@ fn tcp(running: &Running) -> Result<Figures> {
     for _ in 0..20 {
         // Until the server listens.
         thread::sleep(Duration::from_millis(50));
-        let mut client = Lab::command(&lab.ends[0], Some(setting.ends_cpu), "iperf3");
+        let mut client = Lab::command(path.client, Some(setting.ends_cpu), "iperf3");
         // The first tenths are slow start.
-        client.args(["-J", "-O", "0.3", "-c", ADDRESSES[1], "-t", &setting.seconds.ceil().to_string()]);
+        client.args(["-J", "-O", "0.3", "-c", path.target, "-t", &setting.seconds.ceil().to_string()]);
+        if back {
+            client.arg("-R");
+        }
         result = output(&mut client);
         if result.is_ok() {
             break;
@@ -105,35 +128,40 @@ fn rate(running: &Running, cut: bool) -> Result<Figures> {
 /// Ping-pong with both ends on one CPU; over the bridge, which has the other CPU free, also on two.
 fn latency_of(running: &Running, subject: Subject) -> Result<Figures> {
     let setting = &running.setting;
-    let Trips { p50, p99, .. } = ping_pong(running, setting.ends_cpu, None)?;
+    let path = Path::inside(&running.lab);
+    let Trips { p50, p99, .. } = ping_pong(path, setting, setting.ends_cpu, None)?;
     let mut figures = Figures::from([("p50", p50), ("p99", p99)]);
     if subject == Subject::Bridge {
-        let Trips { p50, p99, .. } = ping_pong(running, setting.switch_cpu, None)?;
+        let Trips { p50, p99, .. } = ping_pong(path, setting, setting.switch_cpu, None)?;
         figures.extend([("p50_two_cpus", p50), ("p99_two_cpus", p99)]);
     }
     Ok(figures)
 }
 
 /// Half round trips in microseconds.
-struct Trips {
-    p25: f64,
-    p50: f64,
-    p99: f64,
+pub(crate) struct Trips {
+    pub p25: f64,
+    pub p50: f64,
+    pub p99: f64,
 }
 
 /// Half round trips as sockperf measures them: back to back, or `per_second` of them.
-fn ping_pong(running: &Running, server_cpu: usize, per_second: Option<u32>) -> Result<Trips> {
-    let (lab, setting) = (&running.lab, &running.setting);
-    let mut server = Lab::command(&lab.ends[1], Some(server_cpu), "sockperf");
+pub(crate) fn ping_pong(
+    path: Path<'_>,
+    setting: &Setting,
+    server_cpu: usize,
+    per_second: Option<u32>,
+) -> Result<Trips> {
+    let mut server = Lab::command(path.server, Some(server_cpu), "sockperf");
     let mut server = server
-        .args(["server", "-i", ADDRESSES[1], "-p", "11111"])
+        .args(["server", "-i", path.bind, "-p", "11111"])
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::null())
         .spawn()
         .context("is sockperf installed?")?;
     thread::sleep(Duration::from_millis(200));
-    let mut client = Lab::command(&lab.ends[0], Some(setting.ends_cpu), "sockperf");
-    client.args(["ping-pong", "-i", ADDRESSES[1], "-p", "11111", "-m", "14"]);
+    let mut client = Lab::command(path.client, Some(setting.ends_cpu), "sockperf");
+    client.args(["ping-pong", "-i", path.target, "-p", "11111", "-m", "14"]);
     client.args(["-t", &setting.seconds.ceil().to_string()]);
     if let Some(rate) = per_second {
         client.args(["--mps", &rate.to_string()]);
@@ -164,7 +192,6 @@ pub(crate) fn idle(setting: &Setting, rounds: usize, results: &mut Results) -> R
             // Three ports, as the footprint is stated for.
             let pid = vswitch(&mut lab, &setting, "auto", poll, 1)?;
             lab.wait_for_path()?;
-            let running = Running { lab, setting: setting.clone() };
             if poll == "adaptive" {
                 thread::sleep(Duration::from_secs(1));
                 let before = cpu_nanos(pid)?;
@@ -175,7 +202,7 @@ pub(crate) fn idle(setting: &Setting, rounds: usize, results: &mut Results) -> R
                 figures.insert("rss_mib", resident_mib(pid)?);
             }
             // The better quarter: with a rest between, whatever else the machine does is in the way.
-            *trip = 2.0 * ping_pong(&running, setting.ends_cpu, Some(20))?.p25;
+            *trip = 2.0 * ping_pong(Path::inside(&lab), &setting, setting.ends_cpu, Some(20))?.p25;
         }
         figures.extend([("round_trip_adaptive", trips[0]), ("round_trip_busy", trips[1])]);
         figures.insert("wake_up", trips[0] - trips[1]);
@@ -193,8 +220,8 @@ pub(crate) fn idle_ports(setting: &Setting, rounds: usize, results: &mut Results
             let mut lab = Lab::new()?;
             vswitch(&mut lab, setting, "veth", "busy", idle)?;
             lab.wait_for_path()?;
-            let running = Running { lab, setting: setting.clone() };
-            figures.insert(metric, ping_pong(&running, setting.ends_cpu, None)?.p50);
+            let trips = ping_pong(Path::inside(&lab), setting, setting.ends_cpu, None)?;
+            figures.insert(metric, trips.p50);
         }
         let subject = "vswitch-veth".to_owned();
         results.samples.push(Sample { subject, row: Row::Ports, round, figures });

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::outside::table as outside;
 use crate::subjects::{Ends, Subject};
 use crate::{Results, Row};
 
@@ -23,6 +24,7 @@ pub(crate) fn print(results: &Results) {
     latency(results);
     idle(results);
     ports(results);
+    outside::print(results);
     for (subject, why) in &results.failures {
         println!("\nnot measured: {subject}: {why}");
     }
@@ -181,15 +183,18 @@ fn ports(results: &Results) {
 }
 
 /// Median and range of a metric.
-struct Spread {
-    median: f64,
-    least: f64,
-    most: f64,
+pub(crate) struct Spread {
+    pub median: f64,
+    pub least: f64,
+    pub most: f64,
 }
 
 impl Spread {
     fn of(results: &Results, subject: Subject, row: Row, metric: &str) -> Option<Self> {
-        let series = results.series(subject.name(), row, metric);
+        Self::of_series(results.series(subject.name(), row, metric))
+    }
+
+    pub(crate) fn of_series(series: BTreeMap<usize, f64>) -> Option<Self> {
         let values: Vec<f64> = series.into_values().collect();
         let least = values.iter().copied().min_by(f64::total_cmp)?;
         let most = values.iter().copied().max_by(f64::total_cmp)?;
@@ -220,16 +225,19 @@ fn ratio(
     if other == subject && mine == theirs {
         return None;
     }
-    let base: BTreeMap<usize, f64> = results.series(other.name(), row, theirs);
-    let series = results.series(subject.name(), row, mine);
+    ratio_of(&results.series(subject.name(), row, mine), &results.series(other.name(), row, theirs))
+}
+
+/// The median of the ratios of two series, round by round.
+pub(crate) fn ratio_of(series: &BTreeMap<usize, f64>, base: &BTreeMap<usize, f64>) -> Option<f64> {
     median(series.iter().filter_map(|(round, value)| Some(value / base.get(round)?)).collect())
 }
 
-fn shown(ratio: Option<f64>) -> String {
+pub(crate) fn shown(ratio: Option<f64>) -> String {
     ratio.map_or_else(|| "     -".to_owned(), |ratio| format!("{ratio:6.2}"))
 }
 
-fn verdict(met: Option<bool>) -> &'static str {
+pub(crate) fn verdict(met: Option<bool>) -> &'static str {
     match met {
         Some(true) => "met",
         Some(false) => "MISSED",

@@ -1,4 +1,5 @@
-//! `vspktgen loop`: the bare forwarding loops of [`ports::bare`] over two devices of one kind.
+//! `vspktgen loop`: the bare forwarding loops of [`ports::bare`] over two devices of one kind, or between a packet socket
+//! and a device that is shared by redirecting all of it into a tap.
 //!
 //! With `--ports` the same loop runs over the switch's ports instead, of any two kinds, and without a pipeline
 //! between them: what a port costs is its distance to the bare loop, what the pipeline and the worker cost is
@@ -11,12 +12,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use packet::FramePool;
+use ports::bare::shared::Redirect;
 use ports::bare::{self, Totals};
 use serde::Serialize;
 
 use crate::device::{Device, Name, area};
 use crate::report::Volume;
 use crate::stop::{STOP, seconds, stop_after, stopped};
+
+/// The tap that a shared device is redirected into.
+const SHARING: &str = "vspktgen";
 
 /// What to do when no frame waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -32,7 +37,7 @@ enum Wait {
 pub(crate) struct Options {
     /// One device: veth:NAME, tap:NAME or afxdp:NAME. Taps are made; move them where they should be.
     first: Name,
-    /// The other, of the same kind.
+    /// The other, of the same kind; or, beside veth:NAME, shared:NAME: any device, all of whose traffic is redirected.
     second: Name,
     /// What to do when no frame waits.
     #[arg(long, value_enum, default_value = "poll")]
@@ -70,7 +75,8 @@ impl fmt::Display for Report {
 /// Runs the command.
 pub(crate) fn run(options: &Options) -> Result<Report> {
     let (first, second) = (&options.first, &options.second);
-    if first.kind != second.kind && !options.ports {
+    let shared = first.kind == "veth" && second.kind == "shared";
+    if first.kind != second.kind && !options.ports && !shared {
         bail!("a bare loop is between two devices of one kind, not {} and {}", first.kind, second.kind);
     }
     if first.device == second.device {
@@ -83,6 +89,7 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
     let start = Instant::now();
     let result = match first.kind.as_str() {
         _ if options.ports => return through_ports(options),
+        "veth" if shared => bare::shared::forward(devices[0], devices[1], SHARING, wait, &STOP, &mut totals),
         "veth" | "packet" => bare::packet::forward(devices, wait, &STOP, &mut totals),
         "tap" => bare::tap::forward(devices, wait, &STOP, &mut totals, || ()),
         "afxdp" => bare::xdp::forward(devices, wait, &STOP, &mut totals),
@@ -103,7 +110,13 @@ fn through_ports(options: &Options) -> Result<Report> {
     let area = area()?;
     let mut pool = FramePool::new(Arc::clone(&area));
     let mut a = Device::open_in(&area, &options.first, true)?;
-    let mut b = Device::open_in(&area, &options.second, true)?;
+    let shared = options.second.kind == "shared";
+    let tap = Name { kind: "tap".to_owned(), device: SHARING.to_owned() };
+    let mut b = Device::open_in(&area, if shared { &tap } else { &options.second }, true)?;
+    let outside = &options.second.device;
+    let _redirect = shared
+        .then(|| Redirect::between(outside, SHARING).with_context(|| format!("cannot redirect {outside}")))
+        .transpose()?;
     let (mut frames, mut busy_turns, mut idle_turns) = (0, 0, 0);
     let start = Instant::now();
     while !stopped() {

@@ -29,7 +29,7 @@ impl FromStr for Name {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (kind, device) = text.split_once(':').unwrap_or((text, ""));
-        let kinds = ["packet", "veth", "tap", "afxdp", "memory", "pcap"];
+        let kinds = ["packet", "veth", "tap", "afxdp", "shared", "memory", "pcap"];
         if !kinds.contains(&kind) {
             return Err(format!("'{kind}' is no kind of device: {}", kinds.join(", ")));
         }
@@ -94,6 +94,7 @@ impl Device {
             }
             "pcap" if write => Kind::Pcap { input: None, output: Some(device.into()) },
             "pcap" => Kind::Pcap { input: Some(device.into()), output: None },
+            "shared" => bail!("{name}: only a loop shares a device"),
             other => bail!("'{other}' is no kind of device"),
         };
         let opened = Port::open(Spec { name: name.to_string(), kind }, area)?;

@@ -2,7 +2,7 @@
 //!
 //! `send` and `receive` are two ends of one measurement: every frame carries its flow, its number in the flow
 //! and the time it was made, so that the receiver tells loss, reordering and duplicates apart. `latency` plays
-//! ping-pong. `replay` sends a capture. `loop` runs the bare forwarding loops of [`ports::bare`], the yardstick
+//! ping-pong. `connect` opens and closes TCP connections. `replay` sends a capture. `loop` runs the bare forwarding loops of [`ports::bare`], the yardstick
 //! that `benches/compare` measures switches with.
 //!
 //! One thread a process, pinned with `--cpu`; text on stdout, or one JSON object with `--json`.
@@ -15,6 +15,7 @@ use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
 mod bare;
+mod connect;
 mod device;
 mod latency;
 mod pace;
@@ -31,6 +32,7 @@ Devices:
   tap:NAME      tap (made when there is none)          afxdp:NAME   AF_XDP sockets
   memory        a pair in memory; what is sent is counted at its other end
   pcap:FILE     a capture, read by receive, written by send
+  shared:NAME   any device, beside a veth of a loop: all of its traffic, by a tap
 
 Examples:
   vspktgen send packet:eth0 --dst-mac 02:00:00:00:00:02 --rate 100k --duration 5
@@ -38,8 +40,11 @@ Examples:
   vspktgen receive packet:eth0 --idle 2 --latency --json
   vspktgen latency packet:eth0 --respond --netns b &
   vspktgen latency packet:eth0 --dst-mac 02:00:00:00:00:02 --netns a --duration 3
+  vspktgen connect --serve 0.0.0.0:7000 --netns b &
+  vspktgen connect 10.1.0.10:7000 --netns a --duration 3
   vspktgen replay trace.pcapng packet:eth0 --rate 50k --repeat 10
-  vspktgen loop veth:a0 veth:b0 --cpu 1 --wait busy --duration 5";
+  vspktgen loop veth:a0 veth:b0 --cpu 1 --wait busy --duration 5
+  vspktgen loop veth:a0 shared:eth1";
 
 /// Generates, counts and times network traffic.
 #[derive(Debug, Parser)]
@@ -73,7 +78,9 @@ enum Command {
     Receive(receive::Options),
     /// Measure round trips, or answer them with --respond.
     Latency(latency::Options),
-    /// Forward between two devices of one kind as barely as the kernel allows.
+    /// Open and close TCP connections, as many a second as it goes, or accept them with --serve.
+    Connect(connect::Options),
+    /// Forward between two devices as barely as the kernel allows.
     Loop(bare::Options),
     /// Send the frames of a capture.
     Replay(replay::Options),
@@ -104,6 +111,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Send(options) => print(json, &send::run(&options)?),
         Command::Receive(options) => print(json, &receive::run(&options)?),
         Command::Latency(options) => print(json, &latency::run(&options)?),
+        Command::Connect(options) => print(json, &connect::run(&options)?),
         Command::Loop(options) => print(json, &bare::run(&options)?),
         Command::Replay(options) => print(json, &replay::run(&options)?),
     }
