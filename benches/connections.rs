@@ -36,6 +36,7 @@ fn new(n: u32) -> NewConnection {
         quota: u32::MAX,
         half_open_quota: u32::MAX,
         details: Details::default(),
+        counted: 60,
     }
 }
 

@@ -143,6 +143,8 @@ pub struct Pipeline {
     questions: Vec<(NeighborKey, Option<Target>)>,
     events: Events,
     drop_log: Option<DropLog>,
+    /// The rule that decided last, and how often since that was counted where all workers count.
+    decided: (u32, u64),
 }
 
 /// What is known of a packet between the two passes over a batch.
@@ -182,6 +184,7 @@ impl Pipeline {
             questions: Vec::with_capacity(256),
             events: Events::new(),
             drop_log: None,
+            decided: (0, 0),
             tables,
             snapshot,
             worker,
@@ -254,6 +257,7 @@ impl Pipeline {
         drop(rest);
         self.flows = flows;
         self.runs = runs;
+        self.count_rule();
     }
 
     /// First pass: makes the keys, and asks the memory for all cache lines at once. Frames come in runs of one

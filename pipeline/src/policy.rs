@@ -168,10 +168,10 @@ impl Hits {
         Self(new.rules().iter().map(count).collect())
     }
 
-    /// Counts a decision of rule `number`.
-    pub(crate) fn count(&self, number: u32) {
+    /// Counts decisions of rule `number`.
+    pub(crate) fn count(&self, number: u32, decisions: u64) {
         if let Some(hits) = self.0.get(number as usize) {
-            hits.fetch_add(1, Relaxed);
+            hits.fetch_add(decisions, Relaxed);
         }
     }
 

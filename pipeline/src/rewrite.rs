@@ -85,12 +85,17 @@ fn identifier(old: u16, to: &Tuple) -> u16 {
 /// caller has seen that there is one to lose). `headers` are those of the frame; later fragments have no ports to
 /// change, and an ICMP error is [`translate_error`]'s. A checksum that is unknown is known afterwards.
 pub fn apply(frame: &mut Frame, headers: &Headers, to: &Tuple, ttl_decrement: bool) {
+    let (to, deltas) = prepare(headers, to, ttl_decrement);
+    apply_compiled(frame, headers, &to, deltas, ttl_decrement);
+}
+
+/// Returns what [`apply`] makes of the packet, and how its checksums change: what [`apply_compiled`] takes.
+pub fn prepare(headers: &Headers, to: &Tuple, ttl_decrement: bool) -> (Tuple, Deltas) {
     let mut to = *to;
     if headers.icmp.is_some_and(|(kind, _)| !is_query(headers.v6, kind)) {
         (to.source_port, to.destination_port) = (0, 0);
     }
-    let deltas = compile(&headers.tuple, &to, ttl_decrement);
-    apply_compiled(frame, headers, &to, deltas, ttl_decrement);
+    (to, compile(&headers.tuple, &to, ttl_decrement))
 }
 
 /// Does what [`apply`] does, with what [`compile`] made of the same tuples.

@@ -44,6 +44,7 @@ impl Pipeline {
         if !self.held.is_empty() || self.fragments.held_frames() > 0 {
             self.wake_cache(now);
             self.retry_held(&mut turn);
+            self.count_rule();
         }
         self.sweep_cache(elapsed, now);
         let tables = &self.tables;

@@ -347,6 +347,7 @@ pub struct Walk {
 
 impl Walk {
     /// Starts a walk in `network`.
+    #[inline]
     pub fn new(network: NetworkId, headers: Option<Headers>) -> Self {
         Self {
             network,
@@ -370,6 +371,11 @@ impl Walk {
         }
     }
 
+    /// Forgets all decisions, but for the connection that has ended, and goes on with this attempt.
+    pub(crate) fn begin_again(&mut self, attempt: u32) {
+        *self = Self { attempt, ended: self.ended, ..Self::new(self.network, self.headers) };
+    }
+
     /// Has every stage say what it did.
     #[must_use]
     pub fn traced(mut self) -> Self {
@@ -383,16 +389,26 @@ impl Walk {
     }
 
     /// Says that `stage` has its turn.
+    #[inline(always)]
     pub(crate) fn enter(&mut self, stage: &'static str) {
-        if let Some(trace) = &mut self.trace {
+        #[cold]
+        fn say(trace: &mut Trace, stage: &'static str) {
             trace.enter(stage);
+        }
+        if let Some(trace) = &mut self.trace {
+            say(trace, stage);
         }
     }
 
     /// Says something about the decision of the present stage. Outside a trace the closure is not called.
+    #[inline(always)]
     pub(crate) fn note(&mut self, text: impl FnOnce() -> String) {
-        if let Some(trace) = &mut self.trace {
+        #[cold]
+        fn say(trace: &mut Trace, text: impl FnOnce() -> String) {
             trace.note(text());
+        }
+        if let Some(trace) = &mut self.trace {
+            say(trace, text);
         }
     }
 
@@ -436,7 +452,7 @@ impl Walk {
     }
 
     /// Returns the effects, in the order they were added.
-    pub fn effects(&self) -> impl Iterator<Item = Effect> + use<> {
-        self.effects.into_iter().flatten()
+    pub fn effects(&self) -> impl Iterator<Item = Effect> {
+        self.effects.iter().map_while(|effect| *effect)
     }
 }

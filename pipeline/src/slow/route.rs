@@ -2,7 +2,7 @@
 //! rewritten and sent, and the decision kept for the packets that follow.
 
 use packet::header::protocol;
-use packet::{Address, Frame, PortId};
+use packet::{Address, Frame, PortId, Tuple};
 
 use crate::answer::Problem;
 use crate::flow_cache::routed::{Plan, Rewrite4, Rewrite6, flag};
@@ -10,7 +10,7 @@ use crate::flow_cache::{StationRef, Transform};
 use crate::headers::{Headers, Segment};
 use crate::hit::AnyKey;
 use crate::requests;
-use crate::rewrite;
+use crate::rewrite::{self, Deltas};
 use crate::slow::Death;
 use crate::snapshot::DomainKind;
 use crate::stages::forward::reply_key;
@@ -20,7 +20,7 @@ use crate::tables::connections::{
 use crate::tables::{Adjacency, Ask, NeighborKey, Target};
 use crate::walk::{Answer, Decision, Lookup, View, Walk};
 use crate::{DropReason, Event, Flow, Pipeline, Turn, fragmenter, mss};
-use packet::header::tcp_flags::SYN;
+use packet::header::tcp_flags::{ACK, FIN, RST, SYN};
 
 /// The connection that a packet belongs to.
 pub(crate) struct Joined {
@@ -111,6 +111,8 @@ impl Pipeline {
             let taken = self.tables.nat_ports.take(pool, &inside, headers.protocol, candidate);
             lease = Some(taken.ok_or(Refusal::Retry)?);
         }
+        // PERF: nothing can be said against a first packet like these, so that it is counted where the connection is made.
+        let is_plain = seen.tcp.is_none_or(|segment| segment.flags & (SYN | ACK | RST | FIN) == SYN);
         let new = NewConnection {
             original: Key { network: walk.subject.network, tuple },
             reply: reply_key(walk),
@@ -126,11 +128,16 @@ impl Pipeline {
                 peer_port: to,
                 flags: 0,
             },
+            counted: if is_plain { seen.bytes } else { 0 },
         };
         match self.tables.connections.create(&new, turn.now) {
             Ok(id) => {
                 let direction = Direction::Original;
-                let state = self.tables.connections.track(id, direction, seen, turn.now);
+                let state = match (is_plain, seen.tcp) {
+                    (true, Some(_)) => Ok(State::SynSent),
+                    (true, None) => Ok(State::Unreplied),
+                    (false, _) => self.tables.connections.track(id, direction, seen, turn.now),
+                };
                 Ok(Joined { id, direction, state: state.map_err(|_| DropReason::InvalidState)? })
             }
             Err(refused) => {
@@ -165,10 +172,6 @@ impl Pipeline {
             return self.drop_frame(frame, from, DropReason::NoRoute.into(), turn);
         };
         self.tables.neighbors.mark_used(adjacency.slot);
-        if let Some(joined) = &connection {
-            let key = flow.key_of(&frame, from);
-            self.keep_routed(key, walk, &headers, joined, adjacency, target, from, turn);
-        }
         match walk.connection {
             Lookup::Related { found, embedded } => {
                 let sender = found.key(found.direction).tuple;
@@ -183,7 +186,19 @@ impl Pipeline {
                     rewrite::apply(&mut frame, &now, &now.tuple, true);
                 }
             }
-            _ => rewrite::apply(&mut frame, &headers, &walk.becomes, true),
+            _ => {
+                // PERF: what changes is found out once, for this packet and for those that follow.
+                let (becomes, deltas) = rewrite::prepare(&headers, &walk.becomes, true);
+                if let Some(joined) = &connection
+                    && is_settled(joined.state)
+                    && !headers.is_fragment()
+                {
+                    let key = flow.key_of(&frame, from);
+                    let next = (adjacency, target);
+                    self.keep_routed(key, (&headers.tuple, &becomes), deltas, joined, next, from, turn);
+                }
+                rewrite::apply_compiled(&mut frame, &headers, &becomes, deltas, true);
+            }
         }
         let source = self.snapshot.router_mac(target.port).unwrap_or_default();
         if let Some(macs) = frame.bytes_mut().first_chunk_mut::<12>() {
@@ -312,30 +327,24 @@ impl Pipeline {
         }
     }
 
-    /// Keeps the decision about a routed flow, when it will be the same for its next packets.
+    /// Keeps the decision about a routed flow. A key is there only when it will be the same for its next packets.
     #[expect(clippy::too_many_arguments, reason = "all that an entry is made of")]
     fn keep_routed(
         &mut self,
         key: AnyKey,
-        walk: &Walk,
-        headers: &Headers,
+        (old, new): (&Tuple, &Tuple),
+        deltas: Deltas,
         joined: &Joined,
-        adjacency: Adjacency,
-        target: Target,
+        (adjacency, target): (Adjacency, Target),
         from: PortId,
         turn: &Turn<'_>,
     ) {
-        if !is_settled(joined.state) || headers.is_fragment() {
-            return;
-        }
-        let (old, new) = (headers.tuple, walk.becomes);
         // An ICMP query's two ports are its one identifier: it changes with the address that does.
-        let is_icmp = matches!(headers.protocol, protocol::ICMP | protocol::ICMPV6);
+        let is_icmp = matches!(old.protocol, protocol::ICMP | protocol::ICMPV6);
         let destination =
             old.destination != new.destination || !is_icmp && old.destination_port != new.destination_port;
         let source =
             old.source != new.source || old.source_port != new.source_port && !(is_icmp && destination);
-        let deltas = rewrite::compile(&old, &new, true);
         let mut flags = if source { flag::SOURCE } else { 0 };
         flags |= if destination { flag::DESTINATION } else { 0 };
         let plan = Plan {
@@ -345,7 +354,7 @@ impl Pipeline {
             to: target.port,
             flags,
             generation: self.snapshot.generation_between(from, target.port),
-            addresses_change: if headers.v6 { deltas.pseudo } else { deltas.ip }.to_be(),
+            addresses_change: if old.source.is_v4() { deltas.ip } else { deltas.pseudo }.to_be(),
             transport_change: deltas.l4.to_be(),
         };
         let connections = &self.tables.connections;

@@ -39,7 +39,7 @@ mod types;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
-use packet::{Instant, prefetch};
+use packet::{Instant, PortId, prefetch};
 
 pub use listing::{Saved, Stats, View};
 pub use news::Marks;
@@ -51,7 +51,7 @@ pub use timeouts::Timeouts;
 pub use types::{ConnectionId, Details, Direction, End, Found, Key, NewConnection, Refused, Seen};
 
 use super::index::{Index, MAX_SLOTS, Place};
-use entry::{Entry, PackedKey, coarse, units_between};
+use entry::{Count, Entry, PackedKey, coarse, units_between};
 use owners::{Link, NONE, Owners};
 use sweep::Cursor;
 use tcp::Numbers;
@@ -85,6 +85,18 @@ struct Guarded {
     limbo: AtomicU32,
 }
 
+/// What all workers write now and then, apart from what they only read.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Totals {
+    /// Connections alive, as far as shards have told.
+    live: AtomicI64,
+    /// The latest instant shown; coarse.
+    latest: AtomicU64,
+    /// Connections refused because the table was full.
+    full: AtomicU64,
+}
+
 /// The table. See the module header.
 pub struct Connections {
     index: Index,
@@ -94,8 +106,6 @@ pub struct Connections {
     slots_per_shard: u32,
     /// Most connections alive in a shard.
     live_limit: u32,
-    /// Connections alive, as far as shards have told, and the most of them.
-    live: AtomicI64,
     capacity: i64,
     told_every: u32,
     owners: Owners,
@@ -103,9 +113,7 @@ pub struct Connections {
     /// Indexed by worker; coarse.
     passed: Box<[AtomicU64]>,
     cursors: Box<[Mutex<Cursor>]>,
-    /// The latest instant shown; coarse.
-    latest: AtomicU64,
-    full: AtomicU64,
+    totals: Totals,
     seed: [u64; 2],
 }
 
@@ -148,15 +156,13 @@ impl Connections {
             links,
             slots_per_shard: count(slots_per_shard),
             live_limit: count(live_limit),
-            live: AtomicI64::new(0),
             capacity: i64::from(count(capacity)),
             told_every: count(even / 256).max(1),
             owners: Owners::new(ports),
             timeouts,
             passed: (0..workers).map(|_| AtomicU64::new(u64::MAX)).collect(),
             cursors: (0..workers).map(|_| Mutex::new(Cursor::default())).collect(),
-            latest: AtomicU64::new(0),
-            full: AtomicU64::new(0),
+            totals: Totals { live: AtomicI64::new(0), latest: AtomicU64::new(0), full: AtomicU64::new(0) },
             seed,
         }
     }
@@ -182,7 +188,7 @@ impl Connections {
     }
 
     /// Makes a connection: both its keys are found from now on, or neither. Its packets count when they are tracked, the
-    /// first one too.
+    /// first one too, unless [`NewConnection::counted`] says that it has been seen.
     ///
     /// # Errors
     /// When a key is in use, a quota is reached or the table is full. Quotas are looked at first and cost least, so
@@ -193,19 +199,24 @@ impl Connections {
             Some(segment) => Numbers::begin(segment),
             None => (State::Unreplied, Numbers::default()),
         };
-        let saved =
-            Saved { original: new.original, reply: new.reply, owner: new.owner, state, details: new.details };
-        self.insert(&saved, numbers, now)
+        self.insert([&new.original, &new.reply], new.owner, (state, numbers, new.counted), &new.details, now)
     }
 
-    fn insert(&self, new: &Saved, numbers: Numbers, now: Instant) -> Result<ConnectionId, Refused> {
-        let keys = [PackedKey::from(&new.original), PackedKey::from(&new.reply)];
+    fn insert(
+        &self,
+        keys: [&Key; 2],
+        owner: PortId,
+        (state, numbers, counted): (State, Numbers, u32),
+        details: &Details,
+        now: Instant,
+    ) -> Result<ConnectionId, Refused> {
+        let keys = keys.map(PackedKey::from);
         let places = [self.place(&keys[0]), self.place(&keys[1])];
         let [original, reply] = places;
         let at = self.show(now);
         let home = &self.shards[original.shard];
-        if self.is_full(home) && !self.make_room(new.owner, home) {
-            self.full.fetch_add(1, Ordering::Relaxed);
+        if self.is_full(home) && !self.make_room(owner, home) {
+            self.totals.full.fetch_add(1, Ordering::Relaxed);
             return Err(Refused::Full);
         }
         let (mut shard, _other) = self.lock_both(original.shard, reply.shard);
@@ -217,7 +228,7 @@ impl Connections {
         }
         let slot = shard.free;
         if slot == NONE || !self.insert_words(places, slot) {
-            self.full.fetch_add(1, Ordering::Relaxed);
+            self.totals.full.fetch_add(1, Ordering::Relaxed);
             return Err(Refused::Full);
         }
         shard.free = self.links[slot as usize].next.load(Ordering::Relaxed);
@@ -232,16 +243,16 @@ impl Connections {
         *entry = Entry {
             stamp,
             ended: None,
-            state: new.state,
-            owner: new.owner,
+            state,
+            owner,
             keys,
-            details: new.details,
+            details: *details,
             born: at,
             seen: at,
             numbers,
-            counts: Default::default(),
+            counts: [Count::first(counted), Count::default()],
         };
-        self.owners.change(&self.links, new.owner, slot, None, Some(new.state));
+        self.owners.change(&self.links, owner, slot, None, Some(state));
         Ok(ConnectionId { slot, stamp })
     }
 
@@ -370,8 +381,8 @@ impl Connections {
     #[expect(clippy::cast_possible_truncation, reason = "coarse time wraps")]
     fn show(&self, now: Instant) -> u32 {
         let at = coarse(now);
-        if self.latest.load(Ordering::Relaxed) < at {
-            self.latest.fetch_max(at, Ordering::Relaxed);
+        if self.totals.latest.load(Ordering::Relaxed) < at {
+            self.totals.latest.fetch_max(at, Ordering::Relaxed);
         }
         at as u32
     }

@@ -59,7 +59,22 @@ impl Bucket {
         (Places { low, high: zeros(high ^ wanted) & (PASSED_ON - 1) }, high >= PASSED_ON)
     }
 
+    /// Finds the place of a word that has this tag.
+    #[inline(always)]
+    fn find(&self, tag: u8, wanted: u32) -> Option<usize> {
+        let (mut places, _) = self.places(tag);
+        places.find(|at| self.words[*at].load(Ordering::Relaxed) == wanted)
+    }
+
+    /// Puts a word where there is none. Only behind the shard's lock.
+    #[inline(always)]
+    fn put(&self, at: usize, word: u32, tag: u8) {
+        self.words[at].store(word, Ordering::Relaxed);
+        self.tag(at, tag);
+    }
+
     /// Sets or clears the tag of a place. Only behind the shard's lock.
+    #[inline(always)]
     fn tag(&self, place: usize, tag: u8) {
         let (tags, place) = if place < 8 { (&self.low, place) } else { (&self.high, place - 8) };
         let rest = tags.load(Ordering::Relaxed) & !(0xff << (8 * place));
@@ -169,13 +184,22 @@ impl Index {
 
     /// Adds a word; false when its shard has no room. The caller holds the shard's lock.
     pub(in crate::tables) fn insert(&self, place: Place, slot: u32, side: Side) -> bool {
+        // PERF: the home bucket has room nearly always.
+        let home = &self.buckets[place.bucket as usize];
+        if let Some(at) = home.find(0, EMPTY) {
+            home.put(at, Self::word(slot, side), place.tag);
+            return true;
+        }
+        self.insert_elsewhere(place, slot, side)
+    }
+
+    #[cold]
+    fn insert_elsewhere(&self, place: Place, slot: u32, side: Side) -> bool {
         let Some((step, at)) = self.search(place, 0, EMPTY) else { return false };
         for bucket in self.before(place, step) {
             bucket.pass_on(u64::wrapping_add);
         }
-        let bucket = &self.buckets[self.at(place, step)];
-        bucket.words[at].store(Self::word(slot, side), Ordering::Relaxed);
-        bucket.tag(at, place.tag);
+        self.buckets[self.at(place, step)].put(at, Self::word(slot, side), place.tag);
         true
     }
 
@@ -196,8 +220,7 @@ impl Index {
     fn search(&self, place: Place, tag: u8, wanted: u32) -> Option<(u32, usize)> {
         (0..self.per_shard).find_map(|step| {
             let bucket = &self.buckets[self.at(place, step)];
-            let (mut places, _) = bucket.places(tag);
-            Some((step, places.find(|at| bucket.words[*at].load(Ordering::Relaxed) == wanted)?))
+            Some((step, bucket.find(tag, wanted)?))
         })
     }
 

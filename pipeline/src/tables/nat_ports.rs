@@ -22,6 +22,7 @@
 //! the shards of both keys in ascending order. **Capacity** is fixed; pools cost nothing but a count each.
 //! **Full**: a search probes at most [`PROBES`] ports, so that a busy pool may refuse while a few ports of it are free.
 
+mod mapping;
 mod usage;
 
 use std::num::NonZeroU32;
@@ -34,6 +35,7 @@ use packet::{Address, NetworkId};
 pub use usage::PoolUsage;
 
 use super::index::{self, Index, MAX_SLOTS, Place};
+use mapping::{Mapping, Slot};
 use usage::Usages;
 
 /// Most ports that one search looks at. With 94 % of a pool in use, one search in four million finds none.
@@ -90,6 +92,8 @@ pub struct Candidate {
     pub shared: bool,
     /// The endpoint has another port already, which this connection cannot use.
     second: bool,
+    /// Where the mapping is or would be found by the endpoint, and by the port.
+    places: [Place; 2],
 }
 
 /// What a connection holds of a mapping. Given back once, when the connection's end is reported.
@@ -107,21 +111,10 @@ pub const fn has_ports(number: u8) -> bool {
     matches!(number, protocol::TCP | protocol::UDP | protocol::SCTP | protocol::ICMP | protocol::ICMPV6)
 }
 
-/// 56 bytes: addresses alone would align it to 16.
-#[derive(Clone, Copy, Debug)]
-#[repr(C, packed(8))]
-struct Mapping {
-    inside: Address,
-    address: Address,
-    /// Hash of the pool, to count it there.
-    pool: u64,
-    /// Connections that hold it; none: it is not in use.
-    leases: u32,
-    network: NetworkId,
-    inside_port: u16,
-    port: u16,
-    protocol: u8,
-}
+/// A line each, so that two workers do not wait for each other's locks.
+#[derive(Debug)]
+#[repr(align(64))]
+struct Guarded(Mutex<Shard>);
 
 #[derive(Debug)]
 struct Shard {
@@ -131,10 +124,10 @@ struct Shard {
 /// The table. See the module header.
 pub struct NatPorts {
     index: Index,
-    mappings: Box<[Mutex<Mapping>]>,
+    mappings: Box<[Slot]>,
     /// The next free slot, for slots that are free.
     links: Box<[AtomicU32]>,
-    shards: Box<[Mutex<Shard>]>,
+    shards: Box<[Guarded]>,
     slots_per_shard: u32,
     usages: Usages,
     seed: [u64; 2],
@@ -167,9 +160,11 @@ impl NatPorts {
             |slot: usize| if (slot + 1).is_multiple_of(slots_per_shard) { NONE } else { count(slot + 1) };
         Self {
             index: Index::new(slots, shards),
-            mappings: (0..slots).map(|_| Mutex::new(unused)).collect(),
+            mappings: (0..slots).map(|_| Slot(Mutex::new(unused))).collect(),
             links: (0..slots).map(|slot| AtomicU32::new(next(slot))).collect(),
-            shards: (0..shards).map(|n| Mutex::new(Shard { free: count(n * slots_per_shard) })).collect(),
+            shards: (0..shards)
+                .map(|n| Guarded(Mutex::new(Shard { free: count(n * slots_per_shard) })))
+                .collect(),
             slots_per_shard: count(slots_per_shard),
             usages: Usages::new(),
             seed,
@@ -190,25 +185,38 @@ impl NatPorts {
         if !has_ports(protocol) || pool.is_empty() {
             return None;
         }
-        let known =
-            self.find_inside(self.inside_place(inside, pool.address, protocol), inside, pool, protocol);
+        let by_inside = self.inside_place(inside, pool.address, protocol);
+        let known = self.find_inside(by_inside, inside, pool, protocol);
+        let seed = self.pool_seed(pool.address, protocol);
         match known {
             // Only TCP shares ports, and only then can one port do for some destinations and not for others.
             Some(port) if attempt == 0 || protocol != protocol::TCP => {
-                return Some(Candidate { port, shared: false, second: false });
+                let places = [by_inside, self.port_place(seed, port)];
+                return Some(Candidate { port, shared: false, second: false, places });
             }
             _ => {}
         }
-        let free = |port: u16| self.find_external(pool.address, port, protocol).is_none();
-        let candidate = |port, shared| Candidate { port, shared, second: known.is_some() };
-        if attempt == 0 && pool.contains(inside.port) && free(inside.port) {
-            return Some(candidate(inside.port, false));
+        let free = |port: u16| {
+            let place = self.port_place(seed, port);
+            self.find_external(place, pool.address, port, protocol).is_none().then_some((port, place))
+        };
+        let candidate = |(port, place), shared| Candidate {
+            port,
+            shared,
+            second: known.is_some(),
+            places: [by_inside, place],
+        };
+        if attempt == 0
+            && pool.contains(inside.port)
+            && let Some(own) = free(inside.port)
+        {
+            return Some(candidate(own, false));
         }
         let [a, b] = [inside.address, to.0].map(Address::to_bits);
         let own = self.hash(a, u128::from(attempt), [inside.network.0, inside.port, 0], protocol);
-        let found = (0..PROBES.min(pool.len())).map(|n| probe(pool, own, n)).find(|port| free(*port));
-        if let Some(port) = found {
-            return Some(candidate(port, false));
+        let found = (0..PROBES.min(pool.len())).find_map(|n| free(probe(pool, own, n)));
+        if let Some(found) = found {
+            return Some(candidate(found, false));
         }
         let used = u64::from(self.usage(pool, protocol).used);
         if protocol != protocol::TCP || used * 100 < u64::from(pool.len()) * SHARING_FROM {
@@ -216,14 +224,14 @@ impl NatPorts {
         }
         // Any will do whose other users go elsewhere, which only the connection table knows: attempts tell.
         let there = self.hash(b, a, [to.1, inside.port, inside.network.0], protocol);
-        Some(candidate(probe(pool, there, attempt), true))
+        let port = probe(pool, there, attempt);
+        Some(candidate((port, self.port_place(seed, port)), true))
     }
 
     /// Takes a candidate, or one lease more of a mapping that is there already. `None` when somebody was faster, so
     /// that it no longer holds, or when the table is full.
     pub fn take(&self, pool: Pool, inside: &Inside, protocol: u8, candidate: Candidate) -> Option<PortLease> {
-        let by_inside = self.inside_place(inside, pool.address, protocol);
-        let by_port = self.port_place(pool.address, candidate.port, protocol);
+        let [by_inside, by_port] = candidate.places;
         let (mut shard, _other) = self.lock_both(by_inside.shard, by_port.shard);
         let known = self.index.find(by_inside, |slot, side| {
             let mut mapping = self.lock(slot);
@@ -238,7 +246,7 @@ impl NatPorts {
         if let Some(lease) = known {
             return lease;
         }
-        let is_used = self.find_external(pool.address, candidate.port, protocol).is_some();
+        let is_used = self.find_external(by_port, pool.address, candidate.port, protocol).is_some();
         if is_used && !candidate.shared {
             return None;
         }
@@ -275,7 +283,11 @@ impl NatPorts {
             return None;
         }
         // Whether it was shared before is not known; the connection table has the last word about that.
-        let candidate = Candidate { port, shared: protocol == protocol::TCP, second: true };
+        let places = [
+            self.inside_place(inside, pool.address, protocol),
+            self.port_place(self.pool_seed(pool.address, protocol), port),
+        ];
+        let candidate = Candidate { port, shared: protocol == protocol::TCP, second: true, places };
         self.take(pool, inside, protocol, candidate)
     }
 
@@ -292,7 +304,8 @@ impl NatPorts {
             *mapping
         };
         let by_inside = self.inside_place(&mapping.inside(), mapping.address, mapping.protocol);
-        let by_port = self.port_place(mapping.address, mapping.port, mapping.protocol);
+        let seed = self.pool_seed(mapping.address, mapping.protocol);
+        let by_port = self.port_place(seed, mapping.port);
         let (mut shard, _other) = self.lock_both(by_inside.shard, by_port.shard);
         {
             let mut mapping = self.lock(slot);
@@ -306,7 +319,7 @@ impl NatPorts {
         self.index.remove(by_port, slot, true);
         self.links[slot as usize].store(shard.free, Ordering::Relaxed);
         shard.free = slot;
-        if self.find_external(mapping.address, mapping.port, mapping.protocol).is_none() {
+        if self.find_external(by_port, mapping.address, mapping.port, mapping.protocol).is_none() {
             self.usages.remove(mapping.pool);
         }
     }
@@ -323,16 +336,22 @@ impl NatPorts {
 
     fn find_inside(&self, place: Place, inside: &Inside, pool: Pool, protocol: u8) -> Option<u16> {
         self.index.find(place, |slot, side| {
+            if side {
+                return None;
+            }
             let mapping = self.lock(slot);
-            (!side && mapping.is_of(inside, pool.address, protocol)).then_some(mapping.port)
+            mapping.is_of(inside, pool.address, protocol).then_some(mapping.port)
         })
     }
 
-    fn find_external(&self, address: Address, port: u16, protocol: u8) -> Option<u32> {
-        self.index.find(self.port_place(address, port, protocol), |slot, side| {
+    fn find_external(&self, place: Place, address: Address, port: u16, protocol: u8) -> Option<u32> {
+        self.index.find(place, |slot, side| {
+            if !side {
+                return None;
+            }
             let mapping = self.lock(slot);
             let is_it = (mapping.address, mapping.port, mapping.protocol) == (address, port, protocol);
-            (side && mapping.leases > 0 && is_it).then_some(slot)
+            (mapping.leases > 0 && is_it).then_some(slot)
         })
     }
 
@@ -341,8 +360,15 @@ impl NatPorts {
         self.index.place(self.hash(inside.address.to_bits(), external.to_bits(), rest, protocol))
     }
 
-    fn port_place(&self, address: Address, port: u16, protocol: u8) -> Place {
-        self.index.place(self.hash(address.to_bits(), 0, [port, 0, 2], protocol))
+    /// Returns what all ports of an external address have in common in their hashes. PERF: a search looks at many ports of
+    /// one address, and each costs one multiplication more.
+    fn pool_seed(&self, address: Address, protocol: u8) -> u64 {
+        self.hash(address.to_bits(), 0, [2, 0, 0], protocol)
+    }
+
+    #[inline]
+    fn port_place(&self, seed: u64, port: u16) -> Place {
+        self.index.place(index::mix(seed ^ self.seed[0], self.seed[1] ^ u64::from(port) << 16))
     }
 
     fn pool_hash(&self, pool: Pool, protocol: u8) -> u64 {
@@ -357,11 +383,11 @@ impl NatPorts {
 
     fn lock(&self, slot: u32) -> MutexGuard<'_, Mapping> {
         // See `Fdb` for poison.
-        self.mappings[slot as usize].lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.mappings[slot as usize].0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     fn lock_shard(&self, number: usize) -> MutexGuard<'_, Shard> {
-        self.shards[number].lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.shards[number].0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Locks two shards in ascending order; the first returned is `one`'s.
@@ -380,16 +406,6 @@ impl NatPorts {
     /// Returns how many mappings there can be.
     pub fn capacity(&self) -> usize {
         self.slots_per_shard as usize * self.shards.len()
-    }
-}
-
-impl Mapping {
-    fn inside(&self) -> Inside {
-        Inside { network: self.network, address: self.inside, port: self.inside_port }
-    }
-
-    fn is_of(&self, inside: &Inside, external: Address, protocol: u8) -> bool {
-        self.leases > 0 && self.inside() == *inside && (self.address, self.protocol) == (external, protocol)
     }
 }
 

@@ -92,6 +92,11 @@ pub(super) struct Count {
 }
 
 impl Count {
+    /// Counts one packet, unless it has no bytes.
+    pub(super) const fn first(bytes: u32) -> Self {
+        Self { packets: (bytes > 0) as u32, bytes, high: 0 }
+    }
+
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "bit fields")]
     pub(super) fn add(&mut self, packets: u32, bytes: u64) {

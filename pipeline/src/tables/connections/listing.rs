@@ -74,7 +74,7 @@ impl Connections {
         let mut stats = Stats {
             half_open: self.owners.half_open(),
             capacity: usize::try_from(self.capacity).unwrap_or(0),
-            full: self.full.load(Ordering::Relaxed),
+            full: self.totals.full.load(Ordering::Relaxed),
             ..Stats::default()
         };
         for number in 0..self.shards.len() {
@@ -178,6 +178,7 @@ impl Connections {
             State::SynSent | State::SynReceived => State::PickedUp,
             state => state,
         };
-        self.insert(&Saved { state, ..*saved }, Numbers::unknown(state), now)
+        let keys = [&saved.original, &saved.reply];
+        self.insert(keys, saved.owner, (state, Numbers::unknown(state), 0), &saved.details, now)
     }
 }

@@ -115,7 +115,7 @@ impl Connections {
         self.owners.change(&self.links, entry.owner, slot, Some(entry.state), None);
         // Read behind the entry's lock: whoever found it alive before has shown his time before.
         #[expect(clippy::cast_possible_truncation, reason = "coarse time wraps")]
-        let died = self.latest.load(Ordering::Relaxed) as u32;
+        let died = self.totals.latest.load(Ordering::Relaxed) as u32;
         drop(entry);
         let link = &self.links[slot as usize];
         link.next.store(NONE, Ordering::Relaxed);
@@ -135,7 +135,7 @@ impl Connections {
     /// Says whether the table is full, as far as a connection at home in this shard is concerned.
     #[inline]
     pub(super) fn is_full(&self, home: &Guarded) -> bool {
-        self.live.load(Ordering::Relaxed) >= self.capacity
+        self.totals.live.load(Ordering::Relaxed) >= self.capacity
             || home.live.load(Ordering::Relaxed) >= self.live_limit
     }
 
@@ -162,7 +162,7 @@ impl Connections {
         let untold = i64::from(now) - i64::from(shard.told);
         if untold.unsigned_abs() >= u64::from(self.told_every) {
             shard.told = now;
-            self.live.fetch_add(untold, Ordering::Relaxed);
+            self.totals.live.fetch_add(untold, Ordering::Relaxed);
         }
     }
 
@@ -173,7 +173,7 @@ impl Connections {
         let link = self.links.get(slot as usize)?;
         // Acquire: what a worker looked up before it said so, it has looked up.
         let passed = self.passed.iter().map(|at| at.load(Ordering::Acquire)).min().unwrap_or(u64::MAX);
-        let latest = self.latest.load(Ordering::Relaxed);
+        let latest = self.totals.latest.load(Ordering::Relaxed);
         #[expect(clippy::cast_possible_truncation, reason = "coarse time wraps")]
         let since = (latest as u32).wrapping_sub(link.prev.load(Ordering::Relaxed));
         if passed <= latest - u64::from(since) {

@@ -48,6 +48,7 @@ pub(super) fn plain(n: u32, protocol: u8, owner: PortId) -> NewConnection {
         quota: u32::MAX,
         half_open_quota: u32::MAX,
         details: Details::default(),
+        counted: 0,
     }
 }
 

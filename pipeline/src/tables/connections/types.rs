@@ -98,6 +98,8 @@ pub struct NewConnection {
     pub half_open_quota: u32,
     /// What was decided.
     pub details: Details,
+    /// Bytes of its first packet, when that is counted right away; 0: when it is tracked.
+    pub counted: u32,
 }
 
 /// Why a connection was not made.
