@@ -167,14 +167,17 @@ impl Lab {
         self.send_batch([(id, frame)]);
     }
 
-    /// Sends frames that are decided together; at most a batch.
-    pub fn send_batch(&mut self, frames: impl IntoIterator<Item = (PortId, Frame)>) {
+    /// Sends frames that are decided together; at most a batch. Returns how long deciding took, by the machine's clock.
+    pub fn send_batch(&mut self, frames: impl IntoIterator<Item = (PortId, Frame)>) -> Duration {
         for (port, frame) in frames {
             self.batch.push(frame, port);
         }
+        let start = std::time::Instant::now();
         self.pipeline.run(&mut self.batch, &mut self.outputs, &mut self.pool, self.now);
+        let took = start.elapsed();
         assert!(self.batch.is_empty(), "the pipeline left frames undecided");
         self.collect();
+        took
     }
 
     /// Winds the clock on in steps of half a second, and lets the pipeline do what is due.

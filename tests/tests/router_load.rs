@@ -2,9 +2,11 @@
 
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use packet::build::eth;
 use packet::header::tcp_flags::{ACK, SYN};
+use packet::{Batch, PortId};
 use pipeline::tables::Pool;
 use pipeline::{DropReason, Limits, Source};
 use tests::Lab;
@@ -94,4 +96,95 @@ fn a_flood_of_half_open_connections_ends_at_its_ports_quota() {
     }
     let dropped = site.lab.dropped(DropReason::HalfOpen);
     assert!((18_900..=19_000).contains(&dropped), "{dropped} were refused by name");
+}
+
+/// Half-open connections of a flood: one SYN after the other, each to another address.
+struct Flood {
+    syn: Vec<u8>,
+    port: PortId,
+    sent: u32,
+}
+
+impl Flood {
+    fn new(site: &Site) -> Self {
+        let syn = from(WEB, SERVER4).tcp(4000, 80).flags(SYN).data(b"").bytes();
+        Self { syn, port: site.lab.id("web"), sent: 0 }
+    }
+
+    /// Sends a batch.
+    fn go_on(&mut self, site: &mut Site) {
+        let mut frames = Vec::with_capacity(Batch::CAPACITY);
+        for _ in 0..Batch::CAPACITY {
+            self.sent += 1;
+            self.syn[30..34].copy_from_slice(&(0x0b00_0000 + self.sent).to_be_bytes());
+            // The sum of the header follows the address, so that it is as good as the first one.
+            self.syn[24..26].fill(0);
+            let sum = packet::checksum::Sum::new().bytes(&self.syn[14..34]).fold();
+            self.syn[24..26].copy_from_slice(&(!sum).to_be_bytes());
+            frames.push((self.port, site.lab.pool.alloc_from(&self.syn).expect("chunks enough")));
+        }
+        site.lab.send_batch(frames);
+        while site.lab.take("out").is_some() {}
+    }
+}
+
+/// `db`, which opens connections one after the other, each a SYN to the same server.
+struct Opener {
+    site: Site,
+    opened: u16,
+}
+
+impl Opener {
+    fn new() -> Self {
+        let mut site = large(1 << 16);
+        site.range = (1024, 65535);
+        // As the daemon has it by itself.
+        site.lab.port("web", "front", |port| port.half_open = 4096);
+        site.publish();
+        Self { site, opened: 0 }
+    }
+
+    /// Opens a batch and returns the time that it takes; a second later all is done. Each goes out.
+    fn open(&mut self) -> Duration {
+        const BATCH: u16 = 128;
+        let Self { site, opened } = self;
+        let db = site.lab.id("db");
+        let frame = |n| {
+            // Who has a port again after all others has none of that time any more.
+            let port = 2000 + opened.wrapping_add(n) % 60_000;
+            let syn = from(DB, SERVER4).tcp(port, 443).flags(SYN).data(b"").bytes();
+            (db, site.lab.pool.alloc_from(&syn).expect("chunks enough"))
+        };
+        let frames: Vec<_> = (0..BATCH).map(frame).collect();
+        *opened = (*opened + BATCH) % 60_000;
+        let took = site.lab.send_batch(frames);
+        let gone = std::iter::from_fn(|| site.lab.take("out")).count();
+        assert_eq!(gone, usize::from(BATCH), "connections of somebody else up to {opened}");
+        site.lab.pass(Duration::from_secs(1));
+        took
+    }
+}
+
+#[test]
+fn a_million_half_open_connections_leave_somebody_else_his_rate() {
+    let [mut quiet, mut flooded] = [Opener::new(), Opener::new()];
+    let mut flood = Flood::new(&flooded.site);
+    let [mut alone, mut beside] = [Vec::new(), Vec::new()];
+    // In turns, since the machine has other things to do, which slow down now the one and now the other.
+    while flood.sent < 1_000_000 {
+        quiet.open();
+        alone.push(quiet.open());
+        (0..8).for_each(|_| flood.go_on(&mut flooded.site));
+        beside.push(flooded.open());
+    }
+    // What nothing else slowed down is compared.
+    let [alone, beside] = [&mut alone, &mut beside].map(|times| {
+        times.sort();
+        times[times.len() / 10].as_secs_f64()
+    });
+    let ratio = alone / beside;
+    println!("a batch takes {alone:.7} s alone, {beside:.7} beside the flood: {ratio:.2} of the rate");
+    assert!(ratio >= 0.9, "somebody else keeps {ratio:.2} of his rate");
+    let refused = flooded.site.lab.dropped(DropReason::HalfOpen);
+    assert!(refused > 900_000, "{refused} were refused by name");
 }
