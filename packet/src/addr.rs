@@ -1,6 +1,7 @@
 //! Addresses and identifiers that every crate shares.
 
 use std::fmt;
+use std::num::NonZeroU16;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -140,6 +141,51 @@ impl VlanId {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Vni(pub u32);
+
+impl Vni {
+    /// The largest identifier.
+    pub const MAX: Vni = Vni((1 << 24) - 1);
+}
+
+/// The number of a tunnel endpoint of another host, 1 to 32767: as good as its address, and short enough for a frame and a
+/// flow's key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VtepId(NonZeroU16);
+
+impl VtepId {
+    /// The largest number.
+    pub const MAX: u16 = (1 << 15) - 1;
+
+    /// Returns the endpoint of that number; `None` for 0, and beyond [`VtepId::MAX`].
+    #[inline]
+    pub const fn new(number: u16) -> Option<Self> {
+        match NonZeroU16::new(number) {
+            Some(number) if number.get() <= Self::MAX => Some(Self(number)),
+            _ => None,
+        }
+    }
+
+    /// Returns the number.
+    #[inline]
+    pub const fn get(self) -> u16 {
+        self.0.get()
+    }
+
+    /// Returns the number, 0 for none.
+    #[inline]
+    pub const fn raw(vtep: Option<Self>) -> u16 {
+        match vtep {
+            Some(vtep) => vtep.get(),
+            None => 0,
+        }
+    }
+
+    /// Returns the number as an index; 0 is nobody's.
+    #[inline]
+    pub const fn index(self) -> usize {
+        self.0.get() as usize
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -62,6 +62,13 @@ impl Batch {
         &mut self.frames
     }
 
+    /// Returns the frames and the port each came in by, both to be changed: who opens a tunnel's packet finds what
+    /// came by the tunnel.
+    #[inline]
+    pub fn parts_mut(&mut self) -> (&mut [Frame], &mut [PortId]) {
+        (&mut self.frames, &mut self.from)
+    }
+
     /// Returns the port each frame came in by, in the same order.
     #[inline]
     pub fn from(&self) -> &[PortId] {

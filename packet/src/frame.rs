@@ -10,6 +10,7 @@
 use std::ptr::NonNull;
 use std::slice;
 
+use crate::addr::VtepId;
 use crate::area::{CHUNK_LEN, ChunkKind, LARGE_CHUNK_LEN};
 use crate::offload::{Checksum, Gso, GsoKind, Tunnel};
 
@@ -25,6 +26,8 @@ const GSO_ECN: u16 = 1 << 4;
 const TUNNEL: u16 = 1 << 5;
 const TUNNEL_CHECKSUM: u16 = 1 << 6;
 const LARGE: u16 = 1 << 7;
+/// The place of a tunnel's inner header holds the endpoint that the frame came from.
+const VTEP: u16 = 1 << 8;
 
 /// Packs fields that are seldom read into one 64-bit word: the compiler moves each field of a frame on its own, and
 /// frames move a lot. PERF: benches/l2.
@@ -70,7 +73,8 @@ word! {
     Place { page: u32 = 0, checksum_start: u16 = 32, checksum_offset: u16 = 48 }
 }
 word! {
-    /// How a large frame is cut.
+    /// How a large frame is cut. A frame that is not in a tunnel has the endpoint that it came from in place of the inner
+    /// header: it left that endpoint's tunnel.
     Cut { size: u16 = 0, header_len: u16 = 16, outer_l4: u16 = 32, inner_l3: u16 = 48 }
 }
 
@@ -184,6 +188,7 @@ impl Frame {
 
     /// Puts `count` bytes before the packet and returns them; false offsets in the offload state are moved
     /// along. `None`, and nothing changed, when the headroom is too small.
+    #[inline]
     pub fn prepend(&mut self, count: usize) -> Option<&mut [u8]> {
         if count > self.headroom() {
             return None;
@@ -196,6 +201,7 @@ impl Frame {
     }
 
     /// Takes `count` bytes off the front. `None`, and nothing changed, when the packet is shorter.
+    #[inline]
     #[must_use = "None means that nothing was removed"]
     pub fn trim_front(&mut self, count: usize) -> Option<()> {
         if count > self.len() {
@@ -218,6 +224,7 @@ impl Frame {
         self.len = u32::try_from(len).expect("a chunk is smaller than 4 GiB");
     }
 
+    #[inline]
     fn shift_offload(&mut self, by: i32) {
         let shift = |value: u16| u16::try_from(i32::from(value) + by).unwrap_or(0);
         if matches!(self.checksum(), Checksum::Partial { .. }) {
@@ -225,8 +232,12 @@ impl Frame {
         }
         if self.flags & GSO_MASK != 0 {
             let cut = self.cut;
-            self.cut =
-                Cut::new(cut.size(), shift(cut.header_len()), shift(cut.outer_l4()), shift(cut.inner_l3()));
+            let (outer_l4, inner_l3) = if self.flags & TUNNEL != 0 {
+                (shift(cut.outer_l4()), shift(cut.inner_l3()))
+            } else {
+                (cut.outer_l4(), cut.inner_l3())
+            };
+            self.cut = Cut::new(cut.size(), shift(cut.header_len()), outer_l4, inner_l3);
         }
     }
 
@@ -284,8 +295,9 @@ impl Frame {
 
     /// Records how the frame is to be cut.
     pub fn set_gso(&mut self, gso: Option<Gso>) {
-        self.flags &= !(GSO_MASK | GSO_ECN | TUNNEL | TUNNEL_CHECKSUM);
-        let Some(gso) = gso else { return };
+        let vtep = self.vtep();
+        self.flags &= !(GSO_MASK | GSO_ECN | TUNNEL | TUNNEL_CHECKSUM | VTEP);
+        let Some(gso) = gso else { return self.set_vtep(vtep) };
         let kind: u16 = match gso.kind {
             GsoKind::Tcp4 => 1,
             GsoKind::Tcp6 => 2,
@@ -302,6 +314,26 @@ impl Frame {
             if tunnel.outer_checksum {
                 self.flags |= TUNNEL_CHECKSUM;
             }
+        } else {
+            self.set_vtep(vtep);
+        }
+    }
+
+    /// Returns the endpoint of whose tunnel the frame came out, when it did.
+    #[inline]
+    pub fn vtep(&self) -> Option<VtepId> {
+        if self.flags & VTEP != 0 { VtepId::new(self.cut.inner_l3()) } else { None }
+    }
+
+    /// Records the endpoint of whose tunnel the frame came out. A large frame that is to be cut inside another tunnel
+    /// has no room for it, and forgets it.
+    #[inline]
+    pub fn set_vtep(&mut self, vtep: Option<VtepId>) {
+        self.flags &= !VTEP;
+        if let Some(vtep) = vtep.filter(|_| self.flags & TUNNEL == 0) {
+            self.flags |= VTEP;
+            let cut = self.cut;
+            self.cut = Cut::new(cut.size(), cut.header_len(), 0, vtep.get());
         }
     }
 
@@ -327,10 +359,11 @@ impl Frame {
         }
     }
 
-    /// Copies the offload state of `other`, whose packet has the same layout.
+    /// Copies the offload state of `other`, whose packet has the same layout, and the endpoint that it came from.
     pub fn copy_offload(&mut self, other: &Frame) {
         self.set_checksum(other.checksum());
         self.set_gso(other.gso());
+        self.set_vtep(other.vtep());
     }
 
     /// Returns the number of the chunk in its area, counted in small chunks.

@@ -11,6 +11,7 @@ pub mod area;
 pub mod batch;
 pub mod build;
 pub mod checksum;
+pub mod ecn;
 pub mod frame;
 pub mod header;
 pub mod offload;
@@ -20,7 +21,7 @@ pub mod segment;
 pub mod time;
 pub mod tuple;
 
-pub use addr::{MacAddr, NetworkId, PortId, VlanId, Vni};
+pub use addr::{MacAddr, NetworkId, PortId, VlanId, Vni, VtepId};
 pub use area::Area;
 pub use batch::{Batch, FrameQueue};
 pub use frame::Frame;

@@ -169,7 +169,8 @@ impl Drop for FramePool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::offload::Checksum;
+    use crate::addr::VtepId;
+    use crate::offload::{Checksum, Gso, GsoKind, Tunnel};
 
     #[test]
     fn chunks_come_home() {
@@ -246,6 +247,30 @@ mod tests {
         assert_eq!(frame.bytes(), [7; 40]);
         assert_eq!(frame.checksum(), Checksum::Partial { start: 34, offset: 16 });
         pool.free(frame);
+    }
+
+    #[test]
+    fn the_endpoint_that_a_frame_came_from_travels_with_it() {
+        let area = Area::new(64, 1).expect("a small area");
+        let mut pool = FramePool::new(area);
+        let vtep = VtepId::new(VtepId::MAX);
+        let mut frame = pool.alloc_from(&[7; 200]).expect("a chunk");
+        assert_eq!((frame.vtep(), VtepId::new(0), VtepId::new(VtepId::MAX + 1)), (None, None, None));
+        frame.set_vtep(vtep);
+        let gso = Gso { kind: GsoKind::Tcp4, size: 50, header_len: 54, ecn: true, tunnel: None };
+        frame.set_gso(Some(gso));
+        frame.trim_front(4).expect("long enough");
+        assert_eq!((frame.vtep(), frame.gso()), (vtep, Some(Gso { header_len: 50, ..gso })));
+        let copy = pool.copy(&frame).expect("a chunk");
+        assert_eq!((copy.vtep(), copy.gso()), (vtep, frame.gso()));
+        frame.set_gso(None);
+        assert_eq!(frame.vtep(), vtep);
+        let tunnel = Some(Tunnel { outer_l4: 34, inner_l3: 64, outer_checksum: false });
+        frame.set_gso(Some(Gso { tunnel, ..gso }));
+        frame.set_vtep(vtep);
+        assert_eq!((frame.vtep(), frame.gso()), (None, Some(Gso { tunnel, ..gso })));
+        pool.free(frame);
+        pool.free(copy);
     }
 
     #[test]
