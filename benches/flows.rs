@@ -60,6 +60,7 @@ impl What {
             networks: 3,
             stations: 64,
             neighbors: 1024,
+            vteps: 0,
             connections: (flows / 2 * 9 / 8).max(4096),
             nat_ports: 32_768,
             flows: (flows * if v6 { 4 } else { 2 }).max(4096),

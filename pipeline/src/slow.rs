@@ -315,11 +315,11 @@ fn note(
     match learned {
         Learned::Known(source) | Learned::New(source) => Some(source),
         Learned::Moved { station: source, from } => {
-            tell(Event::StationMoved { station, from, to, held: false });
+            tell(Event::StationMoved { station, from: from.port, to, held: false });
             Some(source)
         }
         Learned::Held(from) => {
-            tell(Event::StationMoved { station, from, to, held: true });
+            tell(Event::StationMoved { station, from: from.port, to, held: true });
             None
         }
         Learned::Full => None,

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use packet::PortId;
+use packet::{Instant, PortId, VtepId};
 
 pub mod connections;
 mod counters;
@@ -16,14 +16,16 @@ mod lists;
 mod meter;
 pub mod nat_ports;
 mod neighbors;
+mod vteps;
 
 pub use connections::{Connections, Timeouts};
 pub use counters::{Counter, Counters, Ledger, PortCounters};
-pub use fdb::{Fdb, Found, LearnLimits, Learned, MOVES_A_SECOND, Station, StationKey, StationKind};
+pub use fdb::{At, Fdb, Found, LearnLimits, Learned, MOVES_A_SECOND, Station, StationKey, StationKind};
 pub use fragments::{FragmentDrop, FragmentKey, Fragments, Piece, Sighting};
 pub use meter::Meter;
 pub use nat_ports::{NatPorts, Pool, PortLease};
 pub use neighbors::{Adjacency, Ask, Full, Kind, Neighbor, NeighborKey, NeighborState, Neighbors, Target};
+pub use vteps::{Vtep, VtepKey, VtepKind, Vteps};
 
 use crate::flow_cache::routed::MAX_CONNECTIONS;
 use crate::snapshot::MAX_PORTS;
@@ -39,6 +41,8 @@ pub struct Limits {
     pub stations: usize,
     /// Neighbours, in all networks together.
     pub neighbors: usize,
+    /// Tunnel endpoints of other hosts; at most [`VtepId::MAX`].
+    pub vteps: usize,
     /// Connections, in all networks together.
     pub connections: usize,
     /// How long they live without traffic.
@@ -58,6 +62,7 @@ impl Default for Limits {
             networks: 256,
             stations: 16_384,
             neighbors: 16_384,
+            vteps: 1024,
             connections: 16_384,
             timeouts: Timeouts::default(),
             nat_ports: 16_384,
@@ -74,6 +79,8 @@ pub struct Tables {
     pub fdb: Fdb,
     /// Where an IP next hop is.
     pub neighbors: Neighbors,
+    /// Which tunnel endpoint of another host has which address.
+    pub vteps: Vteps,
     /// Which flows belong together, and what was decided about them.
     pub connections: Connections,
     /// Which external port an inside endpoint has.
@@ -95,8 +102,9 @@ impl Tables {
         let limits = Limits { ports: limits.ports.min(MAX_PORTS), connections, ..limits };
         let [a, b, cookie] = random;
         Arc::new(Self {
-            fdb: Fdb::new(limits.stations, limits.networks, [a, b]),
+            fdb: Fdb::new(limits.stations, limits.networks, limits.vteps, [a, b]),
             neighbors: Neighbors::new(limits.neighbors, limits.networks, [cookie ^ a, b.rotate_left(7)]),
+            vteps: Vteps::new(limits.vteps, limits.networks, [a.rotate_left(37), cookie ^ b.rotate_left(3)]),
             connections: Connections::new(
                 limits.connections,
                 limits.workers,
@@ -113,6 +121,18 @@ impl Tables {
             seed: [b.rotate_left(17), a.rotate_left(31)],
             logs_drops: AtomicBool::new(false),
         })
+    }
+
+    /// Removes a tunnel endpoint, and the stations that are behind it, and says whether it was there. Neighbours stay where
+    /// the manager set them or ageing removes them; packets to them are dropped as `no_vtep` meanwhile.
+    pub fn forget_vtep(&self, vtep: VtepId, now: Instant) -> bool {
+        let was_there = self.vteps.remove(vtep, now);
+        self.fdb.remove(|station| station.vtep == Some(vtep));
+        self.neighbors.remove_all(now, |neighbor| {
+            neighbor.state != NeighborState::Fixed
+                && neighbor.target.is_some_and(|target| target.vtep == Some(vtep))
+        });
+        was_there
     }
 
     /// Returns how large the tables were made.

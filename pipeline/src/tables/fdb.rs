@@ -5,6 +5,9 @@
 //! array of its own that grows whenever the station moves or goes. A cached decision that holds an old version
 //! is made again.
 //!
+//! Behind the port of an overlay's tunnel are stations of many hosts. For those, *behind* names the endpoint too: a station
+//! that comes by another one has moved. The endpoints are in an array beside the versions, for the fast path.
+//!
 //! A station is learned from the source of a frame, or is fixed: set by the manager for a port's own address or
 //! by the user. A fixed station never moves, ages or makes room.
 //!
@@ -17,13 +20,13 @@
 //! A station that moves more than [`MOVES_A_SECOND`] times a second stays where it is until a second has passed
 //! without: two ports that are wired together would otherwise throw it to and fro at line rate.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
-use packet::{Instant, MacAddr, NetworkId, PortId, VlanId};
+use packet::{Instant, MacAddr, NetworkId, PortId, VlanId, VtepId};
 
 use crate::flow_cache::{SLOT_BITS, StationRef};
 use crate::snapshot::MAX_PORTS;
@@ -45,6 +48,21 @@ pub struct StationKey {
     pub mac: MacAddr,
 }
 
+/// Where a station or a neighbour is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct At {
+    /// The port it is behind.
+    pub port: PortId,
+    /// When that is a tunnel: the endpoint it is behind.
+    pub vtep: Option<VtepId>,
+}
+
+impl From<PortId> for At {
+    fn from(port: PortId) -> Self {
+        Self { port, vtep: None }
+    }
+}
+
 /// How a station came to be known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StationKind {
@@ -61,12 +79,20 @@ pub struct Station {
     pub key: StationKey,
     /// The port it is behind.
     pub port: PortId,
+    /// When that is a tunnel: the endpoint it is behind.
+    pub vtep: Option<VtepId>,
     /// How it came to be known.
     pub kind: StationKind,
     /// When a frame of it was last walked; up to an eighth of the ageing time behind.
     pub seen: Instant,
-    /// How often it changed its port.
+    /// How often it moved.
     pub moves: u32,
+}
+
+impl Station {
+    fn at(&self) -> At {
+        At { port: self.port, vtep: self.vtep }
+    }
 }
 
 /// What a look-up finds.
@@ -74,6 +100,8 @@ pub struct Station {
 pub struct Found {
     /// The port the station is behind.
     pub port: PortId,
+    /// When that is a tunnel: the endpoint it is behind.
+    pub vtep: Option<VtepId>,
     /// How it came to be known.
     pub kind: StationKind,
     /// Its place and version, for a cached decision.
@@ -96,15 +124,15 @@ pub enum Learned {
     Known(StationRef),
     /// It is new.
     New(StationRef),
-    /// It was behind `from` and is now behind the given port.
+    /// It was at `from` and is now at the given place.
     Moved {
         /// The new place and version.
         station: StationRef,
         /// Where it was.
-        from: PortId,
+        from: At,
     },
-    /// It stays behind another port: it is fixed there, or it moves too often.
-    Held(PortId),
+    /// It stays elsewhere: it is fixed there, or it moves too often.
+    Held(At),
     /// A limit or the capacity is reached.
     Full,
 }
@@ -128,19 +156,21 @@ pub struct Fdb {
     shards: Box<[Mutex<Shard>]>,
     shard_capacity: u32,
     versions: Box<[AtomicU32]>,
+    vteps: Box<[AtomicU16]>,
     by_port: Box<[AtomicU32]>,
     by_network: Box<[AtomicU32]>,
+    by_vtep: Box<[AtomicU32]>,
     refused: AtomicU64,
     evicted: AtomicU64,
     seed: [u64; 2],
 }
 
 impl Fdb {
-    /// Makes an empty table for `stations` stations in `networks` networks.
+    /// Makes an empty table for `stations` stations in `networks` networks, and behind `vteps` endpoints.
     ///
     /// # Panics
     /// When there are more stations than a cache entry can name (4 million).
-    pub fn new(stations: usize, networks: usize, seed: [u64; 2]) -> Self {
+    pub fn new(stations: usize, networks: usize, vteps: usize, seed: [u64; 2]) -> Self {
         // A quarter and eight more than the mean, so that a shard is full only when the table nearly is.
         let shard_capacity = (stations.div_ceil(SHARDS) * 5 / 4 + 8).max(8);
         let slots = shard_capacity * SHARDS;
@@ -160,8 +190,10 @@ impl Fdb {
             shards: (0..SHARDS).map(|_| shard()).collect(),
             shard_capacity: count,
             versions: zeros(slots),
+            vteps: (0..slots).map(|_| AtomicU16::new(0)).collect(),
             by_port: zeros(MAX_PORTS),
             by_network: zeros(networks),
+            by_vtep: zeros(vteps + 1),
             refused: AtomicU64::new(0),
             evicted: AtomicU64::new(0),
             seed,
@@ -172,6 +204,17 @@ impl Fdb {
     #[inline(always)]
     pub(crate) fn versions(&self) -> &[AtomicU32] {
         &self.versions
+    }
+
+    /// Returns the number of the endpoint that the station in each slot is behind, 0 for none; read after the version.
+    #[inline(always)]
+    pub fn vteps(&self) -> &[AtomicU16] {
+        &self.vteps
+    }
+
+    /// Returns how many stations were learned behind an endpoint.
+    pub fn learned_behind(&self, vtep: VtepId) -> u32 {
+        self.by_vtep.get(vtep.index()).map_or(0, |n| n.load(Ordering::Relaxed))
     }
 
     /// Returns how many stations a port has learned.
@@ -199,16 +242,18 @@ impl Fdb {
         let (number, hash, shard) = self.shard(key);
         let slot = shard.lookup(key, hash)?;
         let station = shard.slots[slot as usize].as_ref()?.station;
-        Some(Found { port: station.port, kind: station.kind, station: self.reference(number, slot) })
+        let Station { port, vtep, kind, .. } = station;
+        Some(Found { port, vtep, kind, station: self.reference(number, slot) })
     }
 
-    /// Learns that a station is behind `port`, or that it still is.
-    pub fn learn(&self, key: StationKey, port: PortId, limits: LearnLimits, now: Instant) -> Learned {
+    /// Learns where a station is, or that it still is there.
+    pub fn learn(&self, key: StationKey, at: impl Into<At>, limits: LearnLimits, now: Instant) -> Learned {
+        let at = at.into();
         let (number, hash, mut shard) = self.shard(key);
         if let Some(slot) = shard.lookup(key, hash) {
             let Some(entry) = &mut shard.slots[slot as usize] else { return Learned::Full };
-            let from = entry.station.port;
-            if from == port {
+            let from = entry.station.at();
+            if from == at {
                 entry.station.seen = now;
                 return Learned::Known(self.reference(number, slot));
             }
@@ -225,26 +270,31 @@ impl Fdb {
                 entry.window = now;
                 return Learned::Held(from);
             }
-            if self.learned_by(port) >= limits.port {
+            if from.port != at.port && self.learned_by(at.port) >= limits.port {
                 self.refused.fetch_add(1, Ordering::Relaxed);
                 return Learned::Held(from);
             }
-            entry.station.port = port;
+            self.count(&entry.station, |n| {
+                n.fetch_sub(1, Ordering::Relaxed);
+            });
+            (entry.station.port, entry.station.vtep) = (at.port, at.vtep);
             entry.station.seen = now;
             entry.station.moves = entry.station.moves.saturating_add(1);
-            self.by_port[from.index()].fetch_sub(1, Ordering::Relaxed);
-            self.by_port[port.index()].fetch_add(1, Ordering::Relaxed);
-            self.outdate(number, slot);
+            self.count(&entry.station, |n| {
+                n.fetch_add(1, Ordering::Relaxed);
+            });
+            self.outdate(number, slot, at.vtep);
             return Learned::Moved { station: self.reference(number, slot), from };
         }
-        let within = self.learned_by(port) < limits.port
+        let within = self.learned_by(at.port) < limits.port
             && self.network_count(key.network).is_some_and(|n| n.load(Ordering::Relaxed) < limits.network)
-            && (!shard.free.is_empty() || self.make_room(number, &mut shard, port));
+            && (!shard.free.is_empty() || self.make_room(number, &mut shard, at.port));
         if !within {
             self.refused.fetch_add(1, Ordering::Relaxed);
             return Learned::Full;
         }
-        let station = Station { key, port, kind: StationKind::Learned, seen: now, moves: 0 };
+        let At { port, vtep } = at;
+        let station = Station { key, port, vtep, kind: StationKind::Learned, seen: now, moves: 0 };
         match self.insert(number, hash, &mut shard, station) {
             Some(slot) => Learned::New(self.reference(number, slot)),
             None => Learned::Full,
@@ -253,7 +303,7 @@ impl Fdb {
 
     /// Sets a fixed station, in place of what was known of that address. Returns false when its shard is full of
     /// fixed stations.
-    pub fn fix(&self, key: StationKey, port: PortId, now: Instant) -> bool {
+    pub fn fix(&self, key: StationKey, at: impl Into<At>, now: Instant) -> bool {
         let (number, hash, mut shard) = self.shard(key);
         if let Some(slot) = shard.lookup(key, hash) {
             self.take(number, slot, hash, &mut shard);
@@ -261,7 +311,8 @@ impl Fdb {
         if shard.free.is_empty() && !self.make_room(number, &mut shard, PortId(u16::MAX)) {
             return false;
         }
-        let station = Station { key, port, kind: StationKind::Fixed, seen: now, moves: 0 };
+        let At { port, vtep } = at.into();
+        let station = Station { key, port, vtep, kind: StationKind::Fixed, seen: now, moves: 0 };
         self.insert(number, hash, &mut shard, station).is_some()
     }
 
@@ -323,7 +374,7 @@ impl Fdb {
         self.count(&station, |n| {
             n.fetch_add(1, Ordering::Relaxed);
         });
-        self.outdate(number, slot);
+        self.outdate(number, slot, station.vtep);
         Some(slot)
     }
 
@@ -336,7 +387,7 @@ impl Fdb {
         self.count(&entry.station, |n| {
             n.fetch_sub(1, Ordering::Relaxed);
         });
-        self.outdate(number, slot);
+        self.outdate(number, slot, None);
     }
 
     fn remove_slot(
@@ -378,6 +429,9 @@ impl Fdb {
     fn count(&self, station: &Station, change: impl Fn(&AtomicU32)) {
         if station.kind == StationKind::Learned {
             change(&self.by_port[station.port.index()]);
+            if let Some(count) = station.vtep.and_then(|vtep| self.by_vtep.get(vtep.index())) {
+                change(count);
+            }
             if let Some(count) = self.network_count(station.key.network) {
                 change(count);
             }
@@ -388,8 +442,11 @@ impl Fdb {
         self.by_network.get(network.index())
     }
 
-    fn outdate(&self, number: usize, slot: u32) {
-        self.versions[number * self.shard_capacity as usize + slot as usize].fetch_add(1, Ordering::Release);
+    /// Raises a slot's version, after saying which endpoint its station is behind now.
+    fn outdate(&self, number: usize, slot: u32, vtep: Option<VtepId>) {
+        let at = number * self.shard_capacity as usize + slot as usize;
+        self.vteps[at].store(VtepId::raw(vtep), Ordering::Relaxed);
+        self.versions[at].fetch_add(1, Ordering::Release);
     }
 
     fn reference(&self, number: usize, slot: u32) -> StationRef {

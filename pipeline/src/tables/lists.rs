@@ -41,6 +41,14 @@ impl List {
         self.len
     }
 
+    /// Returns the slots in their order.
+    pub(crate) fn iter(&self, links: &[Link]) -> impl Iterator<Item = u32> {
+        std::iter::successors(self.first(), |slot| {
+            let after = links[*slot as usize].after;
+            (after != NIL).then_some(after)
+        })
+    }
+
     /// Adds a slot that is in no list.
     pub(crate) fn push(&mut self, links: &mut [Link], slot: u32) {
         links[slot as usize] = Link { before: self.last, after: NIL };
@@ -92,6 +100,7 @@ mod tests {
             (before, slot) = (slot, links[slot as usize].after);
         }
         assert_eq!((list.last, list.len), (before, slots.len()));
+        assert_eq!(list.iter(links).collect::<Vec<_>>(), slots);
         slots
     }
 

@@ -10,6 +10,8 @@
 //! meanwhile and walks again, and one that is not used must be dropped from the cache sooner. A slot that
 //! never had a target is given away at once, so a flow may keep a slot only together with a target.
 //!
+//! A neighbour behind an overlay's tunnel has its endpoint in an array beside the words.
+//!
 //! States (RFC 4861, 7.3; RFC 826 and RFC 1122, 2.3.2 for ARP):
 //!
 //! ```text
@@ -27,13 +29,15 @@
 //! learned the least recently heard, if it has more than the newcomer's. Fixed ones never make room.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use packet::{Address, Instant, MacAddr, NetworkId, PortId};
+use packet::{Address, Instant, MacAddr, NetworkId, PortId, VtepId};
 
-mod index;
+use super::fdb::At;
+
+pub(in crate::tables) mod index;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -78,6 +82,8 @@ pub struct Target {
     pub mac: MacAddr,
     /// The port it is behind.
     pub port: PortId,
+    /// The endpoint it is behind, when the port is a tunnel. It is not in the word: see [`Neighbors::vteps`].
+    pub vtep: Option<VtepId>,
 }
 
 impl Target {
@@ -90,7 +96,7 @@ impl Target {
     pub fn from_word(word: u64) -> Option<Self> {
         let [_, _, mac @ ..] = word.to_be_bytes();
         let port = PortId((word >> Self::PORT_SHIFT & Self::PORT_MASK) as u16);
-        (word & Self::VALID != 0).then_some(Self { mac: MacAddr(mac), port })
+        (word & Self::VALID != 0).then_some(Self { mac: MacAddr(mac), port, vtep: None })
     }
 
     fn to_word(self) -> u64 {
@@ -187,6 +193,12 @@ impl Neighbors {
         Some((Adjacency { slot }, target))
     }
 
+    /// Returns the number of the endpoint that the neighbour in each slot is behind, 0 for none; read after the word.
+    #[inline(always)]
+    pub fn vteps(&self) -> &[AtomicU16] {
+        &self.index.vteps
+    }
+
     /// Returns the words that the fast path reads, by slot; [`Target::from_word`] says what they mean.
     #[inline(always)]
     pub fn words(&self) -> &[AtomicU64] {
@@ -196,7 +208,7 @@ impl Neighbors {
     /// Returns where the neighbour of a place is, when that is known.
     #[inline(always)]
     pub fn target(&self, adjacency: Adjacency) -> Option<Target> {
-        Target::from_word(self.words().get(adjacency.slot as usize)?.load(Ordering::Acquire))
+        self.index.target(adjacency.slot)
     }
 
     /// Makes sure that the neighbour is known or being resolved, and says whether to send a request for it.
@@ -218,7 +230,7 @@ impl Neighbors {
         &self,
         key: NeighborKey,
         mac: MacAddr,
-        port: PortId,
+        at: impl Into<At>,
         kind: Kind,
         now: Instant,
     ) -> Option<Adjacency> {
@@ -236,7 +248,9 @@ impl Neighbors {
                 slot
             }
         };
-        self.words()[slot as usize].store(Target { mac, port }.to_word(), Ordering::Release);
+        let At { port, vtep } = at.into();
+        self.index.vteps[slot as usize].store(VtepId::raw(vtep), Ordering::Relaxed);
+        self.words()[slot as usize].store(Target { mac, port, vtep }.to_word(), Ordering::Release);
         Some(Adjacency { slot })
     }
 

@@ -92,6 +92,8 @@ impl Manager {
             networks: usize::from(limits.networks) + 2,
             stations: usize::try_from(limits.stations)?,
             neighbors: usize::try_from(limits.neighbors)?,
+            // No overlay is configured yet.
+            vteps: 0,
             connections: usize::try_from(limits.connections)?,
             nat_ports: usize::try_from(limits.connections)?,
             flows: usize::try_from(limits.flows)?,

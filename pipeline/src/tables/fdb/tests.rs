@@ -17,7 +17,28 @@ fn at(seconds: u64) -> Instant {
 }
 
 fn fdb(stations: usize) -> Fdb {
-    Fdb::new(stations, 4, [0x1234_5678_9abc_def1, 0x0fed_cba9_8765_4321])
+    Fdb::new(stations, 4, 8, [0x1234_5678_9abc_def1, 0x0fed_cba9_8765_4321])
+}
+
+#[test]
+fn a_station_that_comes_by_another_endpoint_has_moved() {
+    let fdb = fdb(64);
+    let [a, b] = [1, 2].map(|n| At { port: PortId(9), vtep: VtepId::new(n) });
+    let Learned::New(before) = fdb.learn(key(0, 7), a, NO_LIMIT, at(1)) else { panic!("new") };
+    let endpoint = |station: StationRef| fdb.vteps()[station.slot as usize].load(Ordering::Acquire);
+    assert_eq!((endpoint(before), fdb.find(key(0, 7)).and_then(|found| found.vtep)), (1, a.vtep));
+    assert_eq!(fdb.learn(key(0, 7), a, NO_LIMIT, at(2)), Learned::Known(before));
+    // The port has as many as it may have, and none more by this.
+    let limits = LearnLimits { port: 1, ..NO_LIMIT };
+    let moved = fdb.learn(key(0, 7), b, limits, at(3));
+    let Learned::Moved { station, from } = moved else { panic!("{moved:?}") };
+    assert_eq!((from, endpoint(station), station.version), (a, 2, before.version + 1));
+    let behind = |at: At| at.vtep.map(|vtep| fdb.learned_behind(vtep));
+    assert_eq!((behind(a), behind(b), fdb.learned_by(PortId(9))), (Some(0), Some(1), 1));
+    assert!(fdb.fix(key(0, 7), b, at(4)));
+    assert_eq!(fdb.learn(key(0, 7), a, NO_LIMIT, at(5)), Learned::Held(b), "another endpoint owns it");
+    assert_eq!(fdb.remove(|station| station.vtep == b.vtep), 1);
+    assert_eq!((behind(b), endpoint(station)), (Some(0), 0));
 }
 
 #[test]
@@ -33,7 +54,9 @@ fn a_move_outdates_what_was_decided() {
     let fdb = fdb(100);
     let Learned::New(before) = fdb.learn(key(0, 7), PortId(3), NO_LIMIT, at(1)) else { panic!("new") };
     let moved = fdb.learn(key(0, 7), PortId(4), NO_LIMIT, at(2));
-    let Learned::Moved { station, from: PortId(3) } = moved else { panic!("{moved:?}") };
+    let Learned::Moved { station, from: At { port: PortId(3), vtep: None } } = moved else {
+        panic!("{moved:?}")
+    };
     assert_eq!(station.slot, before.slot);
     assert_ne!(station.version, before.version);
 }
@@ -53,7 +76,7 @@ fn a_station_that_moves_too_often_is_held() {
 fn a_fixed_station_neither_moves_nor_ages() {
     let fdb = fdb(100);
     assert!(fdb.fix(key(0, 7), PortId(3), at(0)));
-    assert_eq!(fdb.learn(key(0, 7), PortId(4), NO_LIMIT, at(1)), Learned::Held(PortId(3)));
+    assert_eq!(fdb.learn(key(0, 7), PortId(4), NO_LIMIT, at(1)), Learned::Held(PortId(3).into()));
     assert_eq!(fdb.sweep(at(100_000), usize::MAX, |_| Some(Duration::from_secs(1))), 0);
     assert_eq!(fdb.remove(|station| station.port == PortId(3)), 1);
     assert_eq!(fdb.find(key(0, 7)), None);

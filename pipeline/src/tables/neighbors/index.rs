@@ -6,7 +6,9 @@
 //! A slot's key is guarded by a sequence number that is odd while the slot is in no bucket (a seqlock): who reads the
 //! key of a slot that is given to another neighbour meanwhile notices.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
+
+use packet::VtepId;
 
 use super::{NeighborKey, Target};
 
@@ -46,17 +48,19 @@ impl Packed {
 
 /// The index. See the module header.
 #[derive(Debug)]
-pub(super) struct Index {
+pub(in crate::tables) struct Index {
     buckets: Box<[Bucket]>,
     keys: Box<[Guarded]>,
     /// What the fast path reads, by slot.
-    pub(super) words: Box<[AtomicU64]>,
+    pub(in crate::tables) words: Box<[AtomicU64]>,
+    /// The number of the endpoint that the neighbour in each slot is behind, 0 for none.
+    pub(in crate::tables) vteps: Box<[AtomicU16]>,
     seed: [u64; 2],
 }
 
 impl Index {
     /// Makes an empty index of `slots` slots.
-    pub(super) fn new(slots: usize, seed: [u64; 2]) -> Self {
+    pub(in crate::tables) fn new(slots: usize, seed: [u64; 2]) -> Self {
         let key = || Guarded {
             sequence: AtomicU32::new(1),
             place: AtomicU32::new(0),
@@ -68,12 +72,13 @@ impl Index {
             buckets: (0..(slots / 2).next_power_of_two()).map(|_| Bucket::default()).collect(),
             keys: (0..slots).map(|_| key()).collect(),
             words: (0..slots).map(|_| AtomicU64::new(0)).collect(),
+            vteps: (0..slots).map(|_| AtomicU16::new(0)).collect(),
             seed,
         }
     }
 
     /// Returns the slot of a key and what its word says.
-    pub(super) fn find(&self, key: NeighborKey) -> Option<(u32, Option<Target>)> {
+    pub(in crate::tables) fn find(&self, key: NeighborKey) -> Option<(u32, Option<Target>)> {
         let key = Packed::new(key);
         for way in self.buckets(key).into_iter().flat_map(|bucket| &self.buckets[bucket].0) {
             let Some(slot) = way.load(Ordering::Acquire).checked_sub(1) else { continue };
@@ -85,18 +90,25 @@ impl Index {
                 low: guarded.low.load(Ordering::Relaxed),
             };
             // Read before the sequence number is, again: it is the word of this key.
-            let word = self.words[slot as usize].load(Ordering::Relaxed);
+            let target = self.target(slot);
             fence(Ordering::Acquire);
             let whole = sequence.is_multiple_of(2) && guarded.sequence.load(Ordering::Relaxed) == sequence;
             if whole && found == key {
-                return Some((slot, Target::from_word(word)));
+                return Some((slot, target));
             }
         }
         None
     }
 
+    /// Returns what a slot's word says, with the endpoint.
+    pub(in crate::tables) fn target(&self, slot: u32) -> Option<Target> {
+        let target = Target::from_word(self.words.get(slot as usize)?.load(Ordering::Acquire))?;
+        let vtep = VtepId::new(self.vteps[slot as usize].load(Ordering::Relaxed));
+        Some(Target { vtep, ..target })
+    }
+
     /// Gives a slot that is in no bucket to `key`; false when both its buckets are full. One thread at a time.
-    pub(super) fn insert(&self, key: NeighborKey, slot: u32) -> bool {
+    pub(in crate::tables) fn insert(&self, key: NeighborKey, slot: u32) -> bool {
         let key = Packed::new(key);
         let taken = |bucket: &usize| {
             self.buckets[*bucket].0.iter().filter(|way| way.load(Ordering::Relaxed) != 0).count()
@@ -116,7 +128,7 @@ impl Index {
     }
 
     /// Takes the slot of `key` out, and empties its word. One thread at a time.
-    pub(super) fn remove(&self, key: NeighborKey, slot: u32) {
+    pub(in crate::tables) fn remove(&self, key: NeighborKey, slot: u32) {
         let key = Packed::new(key);
         for way in self.buckets(key).into_iter().flat_map(|bucket| &self.buckets[bucket].0) {
             if way.load(Ordering::Relaxed) == slot + 1 {

@@ -75,7 +75,7 @@ impl State {
     /// Returns the neighbour in a slot.
     pub(super) fn neighbor(&self, index: &Index, slot: u32) -> Option<Neighbor> {
         let Entry { key, state, since, .. } = self.entries[slot as usize]?;
-        let target = Target::from_word(index.words[slot as usize].load(Ordering::Acquire));
+        let target = index.target(slot);
         Some(Neighbor { key, adjacency: Adjacency { slot }, target, state, seen: since })
     }
 

@@ -39,7 +39,7 @@ fn list(neighbors: &Neighbors) -> BTreeMap<NeighborKey, Neighbor> {
 
 #[test]
 fn a_word_tells_mac_port_and_whether_it_is_valid() {
-    let target = Target { mac: MacAddr([0x02, 1, 2, 3, 4, 0xff]), port: PortId(4095) };
+    let target = Target { mac: MacAddr([0x02, 1, 2, 3, 4, 0xff]), port: PortId(4095), vtep: None };
     assert_eq!(Target::from_word(target.to_word()), Some(target));
     assert_eq!(Target::from_word(0), None);
 }
@@ -78,9 +78,12 @@ fn an_answer_completes_and_a_move_changes_the_word_in_place() {
     let (place, _) = table.resolve(key(0, 7), at(1000)).expect("room");
     assert_eq!(table.target(place), None);
     assert_eq!(table.set(key(0, 7), mac(1), PortId(3), Kind::Learned, at(1100)), Some(place));
-    assert_eq!(table.target(place), Some(Target { mac: mac(1), port: PortId(3) }));
+    assert_eq!(table.target(place), Some(Target { mac: mac(1), port: PortId(3), vtep: None }));
     table.set(key(0, 7), mac(2), PortId(4), Kind::Learned, at(1200));
-    assert_eq!(table.find(key(0, 7)), Some((place, Some(Target { mac: mac(2), port: PortId(4) }))));
+    assert_eq!(
+        table.find(key(0, 7)),
+        Some((place, Some(Target { mac: mac(2), port: PortId(4), vtep: None })))
+    );
     assert_eq!(table.resolve(key(0, 7), at(1300)), Ok((place, Ask::Known)));
 }
 
@@ -113,7 +116,7 @@ fn a_stale_neighbour_is_asked_where_it_was_if_it_is_used() {
     let place = table.set(key(0, 7), mac(1), PortId(3), Kind::Asker, at(0)).expect("room");
     table.set(key(0, 8), mac(2), PortId(3), Kind::Asker, at(0));
     table.mark_used(place.slot);
-    let target = Target { mac: mac(1), port: PortId(3) };
+    let target = Target { mac: mac(1), port: PortId(3), vtep: None };
     assert_eq!(expire(&table, at(299_999)), []);
     assert_eq!(expire(&table, at(300_000)), [(key(0, 7), Some(target))]);
     assert_eq!(table.find(key(0, 8)), None, "not used");
