@@ -43,7 +43,8 @@ drop_reasons! {
     Isolated = "isolated",
     /// One of our own loop probes came back: two ports of the network are wired together.
     Loop = "loop",
-    /// There is no other port in the network and VLAN that the frame could be flooded to.
+    /// There is no other port in the network and VLAN that the frame could be flooded to; or it is for nobody here, and the
+    /// host has no part in the device that it came by.
     NoListener = "no_listener",
     /// No route leads to the destination, or it is for the gateway's MAC and the network is not routed.
     NoRoute = "no_route",

@@ -71,8 +71,8 @@ pub use event::Event;
 pub use flow_cache::{StationRef, TagAction, Transform};
 pub use outputs::Outputs;
 pub use snapshot::{
-    Domain, DomainKind, DomainSpec, Gateway, Guard, Hop, MAX_PORTS, Neighbor, NetworkInfo, PortInfo,
-    PublishedService, Route, Router, RouterSpec, Snapshot, SnapshotBuilder, Source, Translation,
+    Domain, DomainKind, DomainSpec, Gateway, Guard, HandBack, Hop, MAX_PORTS, Neighbor, NetworkInfo,
+    PortInfo, PublishedService, Route, Router, RouterSpec, Snapshot, SnapshotBuilder, Source, Translation,
     Translations, VlanMode, VlanSet,
 };
 pub use tables::{Limits, Tables};

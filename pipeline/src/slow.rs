@@ -18,7 +18,7 @@ use crate::stages::{loops::Probe, output};
 use crate::tables::connections::End;
 use crate::tables::{Kind, LearnLimits, Learned, StationKey};
 use crate::walk::{Answer, Decision, Effect, Lookup, Packet, Shape, Step, View, Walk};
-use crate::{DropReason, Event, Flow, Pipeline, Snapshot, Turn, answer, walk_stages};
+use crate::{DropReason, Event, Flow, HandBack, Pipeline, Snapshot, Turn, answer, walk_stages};
 
 /// How often a walk begins anew before the packet is dropped: for a connection that ends, for another worker that
 /// was faster, for a port that turns out to be in use with just this destination.
@@ -100,8 +100,11 @@ impl Pipeline {
             Decision::Refuse(reason, answer) => self.refuse(frame, reason, walk.because, answer, from, turn),
             Decision::Hold(neighbor) => self.hold(frame, neighbor, from, turn),
             Decision::HandBack => {
-                let transform = Transform { to: from, ..Transform::default() };
-                self.send(frame, transform, from, turn);
+                let to = match self.snapshot.port(from).map(|port| port.hand_back) {
+                    Some(HandBack::By(port)) => port,
+                    _ => from,
+                };
+                self.send(frame, Transform { to, ..Transform::default() }, from, turn);
             }
             Decision::Consume => {
                 self.counters().ledger.consumed.add(1);

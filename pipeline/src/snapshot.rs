@@ -29,7 +29,7 @@ mod translations;
 
 pub use domain::{Domain, DomainKind, DomainSpec, Hop, Route};
 pub use network::{Gateway, Neighbor, NetworkInfo};
-pub use port::{Guard, PortInfo, VlanMode, VlanSet};
+pub use port::{Guard, HandBack, PortInfo, VlanMode, VlanSet};
 pub use router::{Router, RouterSpec};
 pub use translations::{Service as PublishedService, Source, Translation, Translations};
 

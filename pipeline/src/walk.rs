@@ -14,7 +14,7 @@ use crate::drop_reason::DropReason;
 use crate::flow_cache::{StationRef, TagAction, Transform};
 use crate::headers::Headers;
 use crate::rewrite::Embedded;
-use crate::snapshot::{DomainKind, NetworkInfo, PortInfo, Snapshot};
+use crate::snapshot::{DomainKind, HandBack, NetworkInfo, PortInfo, Snapshot};
 use crate::tables::connections::{ConnectionId, Found as Connection};
 use crate::tables::nat_ports::Candidate;
 use crate::tables::{Adjacency, NeighborKey, Pool, StationKey, Tables, Target};
@@ -186,7 +186,7 @@ pub enum Decision {
     Hold(NeighborKey),
     /// It dies, and its sender is told.
     Refuse(DropReason, Answer),
-    /// It goes on to the host's own stack, by the port it came from, as it came.
+    /// It goes on to the host's own stack, as it came: by the port that its port names for that.
     HandBack,
     /// It ends here as meant.
     Consume,
@@ -435,6 +435,18 @@ impl Walk {
             self.end_known();
         }
         self.decision = Decision::Refuse(reason, answer);
+        Step::Done
+    }
+
+    /// The packet came from outside and is not the switch's: the host's stack gets it, where that has a part in the
+    /// device.
+    pub fn hand_back(&mut self, view: &View<'_>) -> Step {
+        if view.port.hand_back == HandBack::Nowhere {
+            self.note(|| "nothing of ours, and the host has no part in the device".to_owned());
+            return Step::Drop(DropReason::NoListener);
+        }
+        self.note(|| "nothing of ours: the host's stack gets it".to_owned());
+        self.decision = Decision::HandBack;
         Step::Done
     }
 

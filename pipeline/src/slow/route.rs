@@ -12,7 +12,7 @@ use crate::hit::AnyKey;
 use crate::requests;
 use crate::rewrite::{self, Deltas};
 use crate::slow::Death;
-use crate::snapshot::DomainKind;
+use crate::snapshot::{DomainKind, Route};
 use crate::stages::forward::reply_key;
 use crate::tables::connections::{
     ConnectionId, Details, Direction, Invalid, Key, NewConnection, Refused, Seen, State,
@@ -279,7 +279,15 @@ impl Pipeline {
         {
             return self.tell(Event::Resolve { port, address });
         }
-        let own = self.snapshot.own_address(network, !address.is_v4()).unwrap_or(Address::UNSPECIFIED);
+        let way = self.snapshot.domain(network).and_then(|domain| domain.lookup(address));
+        let near = match way {
+            Some((_, Route::Hops(hops))) => hops.first().map(|hop| hop.source),
+            _ => None,
+        };
+        let own = near
+            .filter(|near| *near != Address::UNSPECIFIED)
+            .or_else(|| self.snapshot.own_address(network, !address.is_v4()))
+            .unwrap_or(Address::UNSPECIFIED);
         for n in 0..self.snapshot.members(network).len() {
             let to = self.snapshot.members(network)[n];
             let asked = match (last, port) {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use packet::{MacAddr, NetworkId, VlanId};
+use packet::{MacAddr, NetworkId, PortId, VlanId};
 
 /// Which VLANs a port carries, and which of them untagged (IEEE 802.1Q-2022, 6.9).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,6 +96,18 @@ pub struct Guard {
     pub addresses: Vec<IpAddr>,
 }
 
+/// Where packets go that came by a port of the uplink and are not the switch's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HandBack {
+    /// Back by the port itself: what stands there tells them from those that leave.
+    #[default]
+    Here,
+    /// By this port, which leads to the host's stack and nowhere else.
+    By(PortId),
+    /// Nowhere: the device is the switch's alone.
+    Nowhere,
+}
+
 /// A port as the pipeline sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortInfo {
@@ -119,6 +131,8 @@ pub struct PortInfo {
     pub router_mac: Option<MacAddr>,
     /// Neighbours are looked for by the host's kernel and not by the switch: the device is shared with it.
     pub host_resolves: bool,
+    /// On the uplink: where packets go that are the host's.
+    pub hand_back: HandBack,
     /// Most connections that packets from here may have open.
     pub connections: u32,
     /// Most of them that nobody has answered yet.
@@ -139,6 +153,7 @@ impl PortInfo {
             storm: None,
             router_mac: None,
             host_resolves: false,
+            hand_back: HandBack::Here,
             connections: u32::MAX,
             half_open: u32::MAX,
         }

@@ -24,10 +24,7 @@ pub fn walk(packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk) -> Step {
     }
     match view.snapshot.kind(walk.network) {
         DomainKind::Inside => {}
-        DomainKind::Uplink => {
-            walk.decision = Decision::HandBack;
-            return Step::Done;
-        }
+        DomainKind::Uplink => return walk.hand_back(view),
         DomainKind::Host => return Step::Drop(DropReason::NoListener),
     }
     let known = if mac.is_multicast() {

@@ -80,10 +80,7 @@ fn related(packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk) -> Step {
             walk.connection = Lookup::Related { found: Found { direction, ..found }, embedded };
             Step::Next
         }
-        None if view.snapshot.kind(walk.network) == DomainKind::Uplink => {
-            walk.decision = Decision::HandBack;
-            Step::Done
-        }
+        None if view.snapshot.kind(walk.network) == DomainKind::Uplink => walk.hand_back(view),
         None => Step::Drop(DropReason::InvalidState),
     }
 }

@@ -46,7 +46,9 @@ pub fn walk(_packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk) -> Step {
         };
         return Step::Next;
     }
+    // The gateway's address is none of the host's, and those that the switch has outside are not the gateway's.
     let is_gateway = domain.spec().kind == DomainKind::Inside
+        && !is_host
         && domain.lookup(address).is_some_and(|(_, route)| *route == Route::Local);
     let is_ping = matches!(subject.tuple.protocol, protocol::ICMP | protocol::ICMPV6);
     let service = router.spec().host_service.iter().find(|host| host.is_v4() == address.is_v4());

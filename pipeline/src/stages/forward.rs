@@ -11,7 +11,7 @@ use packet::header::{protocol, tcp_flags};
 use crate::drop_reason::DropReason;
 use crate::snapshot::DomainKind;
 use crate::tables::connections::{Direction, Found, Key};
-use crate::walk::{Decision, Lookup, Packet, Step, View, Walk};
+use crate::walk::{Lookup, Packet, Step, View, Walk};
 
 /// See the module header.
 pub fn walk(_packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk) -> Step {
@@ -63,8 +63,7 @@ fn refuse_start(view: &View<'_>, walk: &mut Walk) -> Option<Step> {
     }
     if view.snapshot.kind(walk.network) == DomainKind::Uplink {
         // It may be of a connection of the host's own that was open before.
-        walk.decision = Decision::HandBack;
-        return Some(Step::Done);
+        return Some(walk.hand_back(view));
     }
     walk.note(|| "a segment of no connection".to_owned());
     Some(Step::Drop(DropReason::InvalidState))

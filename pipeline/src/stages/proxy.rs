@@ -13,7 +13,7 @@
 use packet::header::{Arp, ArpOperation, Ipv6, NeighborSolicit, ethertype, icmp6, protocol};
 use packet::{Address, MacAddr, PortId};
 
-use crate::snapshot::DomainKind;
+use crate::snapshot::{DomainKind, Route};
 use crate::tables::NeighborKey;
 use crate::walk::{Answer, Decision, Effect, Packet, Step, View, Walk};
 
@@ -113,8 +113,10 @@ fn owner(view: &View<'_>, asker: PortId, address: Address) -> Option<(MacAddr, b
         // The host reaches every network through us, and has no neighbour there but us.
         DomainKind::Host => {
             let shared = view.snapshot.router();
+            let domain = view.network.domain.as_ref().and_then(|domain| domain.lookup(address));
             let known = shared.network_of(address).is_some()
-                || shared.translations.find(address, 0, 0, false).is_some();
+                || shared.translations.find(address, 0, 0, false).is_some()
+                || domain.is_some_and(|(_, route)| *route == Route::Local);
             known.then_some((router?, true))
         }
         DomainKind::Inside => {

@@ -64,7 +64,9 @@ fn find(view: &View<'_>, walk: &mut Walk) -> Step {
     let (from, address) = (walk.subject.network, walk.destination.address);
     let Some(domain) = view.snapshot.domain(from) else { return no_route(view, walk) };
     let (spec, router) = (domain.spec(), view.snapshot.router());
-    let own = if spec.kind == DomainKind::Uplink { None } else { domain.lookup(address) };
+    // What comes from outside does not go out again; but the switch may have addresses there.
+    let goes_on = |route: &Route| spec.kind != DomainKind::Uplink || *route == Route::Local;
+    let own = domain.lookup(address).filter(|(_, route)| goes_on(route));
     if let Some((prefix, route)) = own {
         walk.note(|| format!("{prefix}: {route:?}"));
         return match route {
@@ -94,10 +96,8 @@ fn find(view: &View<'_>, walk: &mut Walk) -> Step {
     }
     match spec.kind {
         DomainKind::Uplink => {
-            walk.note(|| "nothing of ours: the host's stack gets it".to_owned());
             walk.end_known();
-            walk.decision = Decision::HandBack;
-            Step::Done
+            walk.hand_back(view)
         }
         DomainKind::Inside if !spec.internal => match router.spec().uplink {
             Some(uplink) => to(walk, uplink),
