@@ -131,10 +131,10 @@ pub const KEYS: [Key; 85] = [
     key("limits", "neighbors", "integer", "8192", "64 to 1048576", "IP addresses whose stations are known by ARP and ND."),
 
     key("uplink", "device", "string or list of strings", "\"auto\"", UplinkDevice::ALLOWED, "Devices that lead outside. `\"auto\"`: those that the host's routes use, as they change; without a default route there is no outside. `\"none\"` makes an island."),
-    key("uplink", "mode", "string", "\"steer\"", "\"steer\", \"afxdp\"", "How packets get from the device to the switch: `steer` takes what is the switch's into a tap, with large frames whole; `afxdp` takes it by AF_XDP, for the highest packet rate."),
-    key("uplink", "dedicated", "boolean", "false", "true, false", "The device is the switch's alone. Only with devices that are named."),
-    key("uplink", "addresses", "list of strings", "the device's own", "up to 16 different addresses with their prefix length, as in \"203.0.113.2/24\"", "The switch's addresses outside."),
-    key("uplink", "gateway", "string or list of strings", "those of the host's routes", "at most one IPv4 and one IPv6 address, of the subnets of `addresses` when these are given", "The next routers."),
+    key("uplink", "mode", "string", "\"steer\"", "\"steer\", \"afxdp\"", "How packets get from a shared device to the switch: `steer` takes what is the switch's into a tap, with large frames whole; `afxdp` takes it by AF_XDP, for the highest packet rate, where the driver has XDP."),
+    key("uplink", "dedicated", "boolean", "false", "true, false", "The device is the switch's alone, by AF_XDP: the host receives nothing there. Only with devices that are named."),
+    key("uplink", "addresses", "list of strings", "the device's own", "up to 16 different addresses with their prefix length, as in \"203.0.113.2/24\"", "The switch's own addresses at its dedicated device."),
+    key("uplink", "gateway", "string or list of strings", "those of the host's routes", "at most one IPv4 and one IPv6 address, of the subnets of `addresses` when these are given", "The next routers at the dedicated device."),
     key("uplink", "ports", "integer or string", "\"49152-65535\"", "a range of at least 64 L4 ports from 1024 to 65535, as in \"49152-65535\"", "L4 ports that masqueraded connections get; the host's own programs are kept from them."),
 
     key("network", "name", "string", "required", NAME, "Unique name."),

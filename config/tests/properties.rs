@@ -50,7 +50,7 @@ fn document(seed: &Seed) -> Document {
         _ => UplinkDevice::None,
     };
     document.uplink.dedicated = small % 4 == 1;
-    if choice % 2 == 0 {
+    if choice % 2 == 0 && document.uplink.dedicated {
         document.uplink.addresses = vec!["203.0.113.2/24".parse().expect("good")];
         document.uplink.gateway =
             vec!["203.0.113.1".parse().expect("good"), "fe80::1".parse().expect("good")];

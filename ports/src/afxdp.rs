@@ -45,6 +45,7 @@ use depth::Depth;
 use ledger::Ledger;
 use socket::Socket;
 
+pub use device::queues;
 pub use open::open;
 pub use options::{Attach, BusyPoll, CopyMode, Options, Steer, Unclaimed};
 

@@ -251,17 +251,50 @@ impl Steering {
         self.pins.join(format!("link_{device}"))
     }
 
-    /// Detaches the programs of a device and its tap: all that arrives is the host's again.
+    /// Detaches the programs of a device and its tap, if it has one: all that arrives is the host's again.
     ///
     /// # Errors
     /// The kernel's refusal.
-    pub fn detach(&mut self, pair: Pair, classifier: &mut dyn Classifier) -> io::Result<()> {
-        self.detach_xdp(pair.device)?;
-        for device in [pair.device, pair.tap] {
+    pub fn detach(
+        &mut self,
+        device: u32,
+        tap: Option<u32>,
+        classifier: &mut dyn Classifier,
+    ) -> io::Result<()> {
+        self.detach_xdp(device)?;
+        self.detach_tap(device, tap, classifier)
+    }
+
+    /// As [`Steering::detach`], but an XDP program stays: that of a device that is the switch's alone.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn detach_tap(
+        &mut self,
+        device: u32,
+        tap: Option<u32>,
+        classifier: &mut dyn Classifier,
+    ) -> io::Result<()> {
+        for device in [Some(device), tap].into_iter().flatten() {
             self.take_off(device, classifier)?;
         }
-        self.attached.remove(&pair.device);
+        self.attached.remove(&device);
         Ok(())
+    }
+
+    /// Returns the devices that have an XDP program of ours, also from an earlier run.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn xdp_devices(&self) -> io::Result<Vec<u32>> {
+        let mut devices = Vec::new();
+        for entry in std::fs::read_dir(&self.pins)? {
+            let name = entry?.file_name();
+            let name = name.to_str().and_then(|name| name.strip_prefix("xdp_"));
+            let index: Option<u32> = name.and_then(|name| name.rsplit('_').next()?.parse().ok());
+            devices.extend(index);
+        }
+        Ok(devices)
     }
 
     fn take_off(&self, device: u32, classifier: &mut dyn Classifier) -> io::Result<()> {

@@ -258,7 +258,7 @@ fn steering_outlives_who_made_it() {
 
     let pair = site.pair();
     let steering = site.host.enter(move || {
-        steering.detach(pair, &mut NoClassifier).expect("detaches");
+        steering.detach(pair.device, Some(pair.tap), &mut NoClassifier).expect("detaches");
         steering
     });
     assert_eq!(links(), 6);
@@ -359,7 +359,7 @@ fn xdp_steers_as_well() {
     port.close(&mut pool);
 
     let steering = site.host.enter(move || {
-        steering.detach(pair, &mut NoClassifier).expect("detaches");
+        steering.detach(pair.device, Some(pair.tap), &mut NoClassifier).expect("detaches");
         steering
     });
     assert_eq!(try_it(), io::ErrorKind::ConnectionRefused, "it is the host's again");

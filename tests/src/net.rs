@@ -16,6 +16,7 @@ mod process;
 mod service;
 mod space;
 mod transfer;
+pub mod ways;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

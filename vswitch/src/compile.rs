@@ -161,7 +161,9 @@ impl Compiler {
             }
         }
         self.set_networks_and_ports(networks, ports);
-        let host: HashSet<IpAddr> = plan.surroundings.addresses.iter().copied().collect();
+        // What is published without an address is at the switch's own ones, too.
+        let host = plan.surroundings.addresses.iter().copied().chain(plan.surroundings.own_addresses());
+        let host: HashSet<IpAddr> = host.collect();
         if host != self.host_addresses {
             self.builder.set_host_addresses(host.iter().copied().collect());
             self.host_addresses = host;

@@ -291,7 +291,8 @@ impl Manager {
     /// Returns how many AF_XDP sockets there are.
     fn sockets_in_use(&self) -> usize {
         let afxdp = self.ports.values().filter(|attached| attached.plugged.kind == PortKind::Afxdp);
-        afxdp.map(|attached| attached.workers.len()).sum()
+        let ports: usize = afxdp.map(|attached| attached.workers.len()).sum();
+        ports + self.outside.as_ref().map_or(0, Outside::sockets)
     }
 
     /// Says whether what runs is not what the configuration file says.

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use packet::{MacAddr, PortId};
+use pipeline::HandBack;
 
 /// A device that leads outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,8 +22,21 @@ pub struct UplinkPort {
     pub mtu: u32,
     /// It has a carrier.
     pub up: bool,
-    /// It is shared with the host, whose kernel knows the neighbours.
-    pub shared: bool,
+    /// Where packets go that are not the switch's.
+    pub hand_back: HandBack,
+    /// The switch's own addresses at it: none where it is shared with the host, whose kernel knows the neighbours.
+    pub addresses: Vec<IpAddr>,
+    /// How it is used, for people.
+    pub mode: String,
+    /// Why not better.
+    pub notes: Vec<String>,
+}
+
+impl UplinkPort {
+    /// Says whether the host has a part in the device.
+    pub fn is_shared(&self) -> bool {
+        self.hand_back != HandBack::Nowhere
+    }
 }
 
 /// A route of the host that leads outside.
@@ -71,4 +85,11 @@ pub struct Surroundings {
     pub neighbors: Vec<(PortId, IpAddr, MacAddr)>,
     /// The tap to the host, unless there is none.
     pub host: Option<HostTap>,
+}
+
+impl Surroundings {
+    /// Returns the switch's own addresses outside.
+    pub fn own_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.uplinks.iter().flat_map(|uplink| uplink.addresses.iter().copied())
+    }
 }

@@ -16,8 +16,7 @@
 //! mounts. An [`Uplink`] is the manager's handle to it; jobs are done in their order.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Sender, channel};
@@ -33,7 +32,10 @@ use crate::devices::follow::{HostState, follow};
 use crate::devices::host::{Host, HostRoute, HostTap};
 use crate::devices::{Error, Link, enter_the_hosts_mounts, near_name};
 
+mod groups;
 mod reserve;
+
+use groups::Groups;
 
 /// Where the bpffs is; the pins of a switch are in a directory of its name there.
 pub const PINS: &str = "/run/vswitch/bpf";
@@ -73,11 +75,15 @@ pub fn pins(switch: &str) -> PathBuf {
     Path::new(PINS).join(switch.replace('.', "%2e"))
 }
 
-/// How packets come.
+/// How packets come from a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+pub enum Way {
+    /// By its tap; the device is shared with the host.
     Tap,
+    /// By AF_XDP; the device is shared with the host, and the tap only takes what is handed back.
     Xdp,
+    /// By AF_XDP; the device is the switch's alone.
+    Dedicated,
 }
 
 /// A device that is shared with the host, and our tap for it.
@@ -148,24 +154,43 @@ impl Uplink {
         self.submit(move |_| Ok(action())).await
     }
 
-    /// Shares `device`: sets up its tap, which the caller has opened (persistent, [`tap_name`]), and attaches the
-    /// programs, or replaces those that are there. To be called again when the device's hardware address or MTU changes.
+    /// Has packets of `device` come by `way`, and takes away what another way needed. To be called again when the device's
+    /// hardware address or MTU changes. For [`Way::Tap`] and [`Way::Xdp`] the caller has set up the tap
+    /// ([`Uplink::set_up_tap`]), for [`Way::Xdp`] and [`Way::Dedicated`] it has opened the AF_XDP port
+    /// ([`Uplink::run`], [`ports::afxdp::Steer`], [`pins`]): so that nothing of ours meets the host's stack in between.
     ///
     /// # Errors
     /// There is no such device, or no tap, or the kernel refuses.
-    pub async fn share(&self, device: &str) -> Result<Steered, Error> {
+    pub async fn share(&self, device: &str, way: Way) -> Result<(), Error> {
         let device = device.to_owned();
-        self.submit(move |site| site.share(&device, Way::Tap)).await
+        self.submit(move |site| site.share(&device, way)).await
     }
 
-    /// As [`Uplink::share`], for a device whose packets come by AF_XDP: the tap only takes what is handed back. The caller
-    /// opens the AF_XDP port by [`Uplink::run`], with [`ports::afxdp::Steer`] and the pins of [`pins`].
+    /// Sets up the tap of `device`, which the caller has opened (persistent, [`tap_name`]).
     ///
     /// # Errors
-    /// As for [`Uplink::share`].
-    pub async fn share_by_xdp(&self, device: &str) -> Result<Steered, Error> {
+    /// There is no such device, or no tap, or the kernel refuses.
+    pub async fn set_up_tap(&self, device: &str) -> Result<Steered, Error> {
         let device = device.to_owned();
-        self.submit(move |site| site.share(&device, Way::Xdp)).await
+        self.submit(move |site| site.set_up_tap(&device)).await
+    }
+
+    /// Brings `device` up, where that is not done by the host.
+    ///
+    /// # Errors
+    /// There is no such device, or the kernel refuses.
+    pub async fn bring_up(&self, device: &str) -> Result<(), Error> {
+        let device = device.to_owned();
+        self.submit(move |site| site.host.bring_up(&device)).await
+    }
+
+    /// Gives devices back to the host that an earlier daemon had and that are not among `keep`, numbers of links. Returns
+    /// their names, or numbers where they have none any more.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub async fn release_others(&self, keep: Vec<u32>) -> Result<Vec<String>, Error> {
+        self.submit(move |site| site.release_others(&keep)).await
     }
 
     /// Gives `device` back to the host: removes the programs and deletes the tap.
@@ -332,34 +357,69 @@ impl Site {
         Path::new("/run/vswitch").join(format!("{}.reserved", self.switch))
     }
 
-    fn share(&mut self, name: &str, way: Way) -> Result<Steered, Error> {
+    fn set_up_tap(&mut self, name: &str) -> Result<Steered, Error> {
         let device = self.host.link(name)?;
         let tap = tap_name(name);
         let mark = self.mark(name);
         let tap = HostTap { name: &tap, mark: &mark, mtu: Some(device.mtu), stack: false };
         let tap = self.host.set_up(&tap)?;
-        let pair = Pair { device: device.index, mac: device.mac, tap: tap.index };
-        let attached = match way {
-            Way::Tap => self.steering.attach(pair, &mut self.host),
-            Way::Xdp => self.steering.attach_out(pair, &mut self.host),
-        };
-        attached
-            .map_err(|error| Error::kernel(format!("attach the steering programs to '{name}'"), error))?;
         Ok(Steered { device, tap })
     }
 
-    fn release(&mut self, name: &str) -> Result<(), Error> {
+    /// Returns the tap of the device called `name`, if there is one.
+    fn tap(&mut self, name: &str) -> Result<Option<Link>, Error> {
         let mark = self.mark(name);
-        let tap = self.host.taps(&mark)?.into_iter().find(|tap| tap.alias.as_deref() == Some(&mark));
-        let device = self.host.link(name).ok();
-        if let (Some(device), Some(tap)) = (&device, &tap) {
-            let pair = Pair { device: device.index, mac: device.mac, tap: tap.index };
+        Ok(self.host.taps(&mark)?.into_iter().find(|tap| tap.alias.as_deref() == Some(&mark)))
+    }
+
+    fn share(&mut self, name: &str, way: Way) -> Result<(), Error> {
+        let refused = |error| Error::kernel(format!("attach the steering programs to '{name}'"), error);
+        if way == Way::Dedicated {
+            let (device, tap) = (self.host.link(name)?, self.tap(name)?);
+            let index = tap.as_ref().map(|tap| tap.index);
+            self.steering.detach_tap(device.index, index, &mut self.host).map_err(refused)?;
+            return tap.map_or(Ok(()), |tap| self.host.delete(tap.index));
+        }
+        let Steered { device, tap } = self.set_up_tap(name)?;
+        let pair = Pair { device: device.index, mac: device.mac, tap: tap.index };
+        match way {
+            Way::Tap => self.steering.attach(pair, &mut self.host),
+            _ => self.steering.attach_out(pair, &mut self.host),
+        }
+        .map_err(refused)
+    }
+
+    fn release(&mut self, name: &str) -> Result<(), Error> {
+        let tap = self.tap(name)?;
+        if let Ok(device) = self.host.link(name) {
+            let index = tap.as_ref().map(|tap| tap.index);
             self.steering
-                .detach(pair, &mut self.host)
+                .detach(device.index, index, &mut self.host)
                 .map_err(|error| Error::kernel(format!("detach the steering programs of '{name}'"), error))?;
             self.groups.remove(&device.index);
         }
         tap.map_or(Ok(()), |tap| self.host.delete(tap.index))
+    }
+
+    fn release_others(&mut self, keep: &[u32]) -> Result<Vec<String>, Error> {
+        let prefix = self.mark("");
+        let mut released = Vec::new();
+        for tap in self.host.taps(&prefix)? {
+            let name = tap.alias.as_deref().and_then(|alias| alias.strip_prefix(&prefix)).unwrap_or_default();
+            let kept = self.host.link(name).is_ok_and(|device| keep.contains(&device.index));
+            if name != HOST_TAP && !kept {
+                self.release(name)?;
+                released.push(name.to_owned());
+            }
+        }
+        let failed = |error| Error::kernel("look for programs that an earlier run left", error);
+        for index in self.steering.xdp_devices().map_err(failed)? {
+            if !keep.contains(&index) {
+                self.steering.detach(index, None, &mut self.host).map_err(failed)?;
+                released.push(format!("number {index}"));
+            }
+        }
+        Ok(released)
     }
 
     fn delete_taps(&mut self, mark: &str) -> Result<(), Error> {
@@ -410,41 +470,6 @@ fn mount_bpffs() -> Result<(), Error> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("bpf"), PINS, Some("bpf"), flags, Some("mode=0700"))
         .map_err(|errno| Error::kernel(operation(), errno))
-}
-
-/// The multicast groups that a device listens to for us. A socket can be in so many; then there is one more.
-#[derive(Debug, Default)]
-struct Groups {
-    sockets: Vec<UdpSocket>,
-    joined: BTreeMap<Ipv6Addr, usize>,
-}
-
-impl Groups {
-    fn set(&mut self, device: u32, wanted: std::collections::BTreeSet<Ipv6Addr>) -> io::Result<()> {
-        let stale: Vec<_> = self.joined.keys().filter(|group| !wanted.contains(*group)).copied().collect();
-        for group in stale {
-            if let Some(socket) = self.joined.remove(&group) {
-                // Fails when the device has gone, and the membership with it.
-                let _ = self.sockets[socket].leave_multicast_v6(&group, device);
-            }
-        }
-        for group in wanted {
-            if self.joined.contains_key(&group) {
-                continue;
-            }
-            if let Some(socket) = self.sockets.last()
-                && socket.join_multicast_v6(&group, device).is_ok()
-            {
-                self.joined.insert(group, self.sockets.len() - 1);
-                continue;
-            }
-            let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))?;
-            socket.join_multicast_v6(&group, device)?;
-            self.sockets.push(socket);
-            self.joined.insert(group, self.sockets.len() - 1);
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]

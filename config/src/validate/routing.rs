@@ -62,6 +62,17 @@ fn uplink(checker: &mut Checker<'_>) {
         let allowed = "false, or the name of a device in `device`".to_owned();
         checker.wrong_but(&at("dedicated"), "no device is named", Some(allowed));
     }
+    for (key, is_given) in
+        [("addresses", !uplink.addresses.is_empty()), ("gateway", !uplink.gateway.is_empty())]
+    {
+        if is_given && !uplink.dedicated {
+            let allowed = "none: a shared device has the host's; or dedicated = true".to_owned();
+            checker.wrong_but(&at(key), "the device is shared with the host", Some(allowed));
+        } else if is_given && uplink.device.names().len() > 1 {
+            let allowed = "none: each device has its own; or one device".to_owned();
+            checker.wrong_but(&at(key), "several devices are named", Some(allowed));
+        }
+    }
     checker.few(&at("addresses"), &uplink.addresses, ADDRESSES_MAX);
     for (index, net) in uplink.addresses.iter().take(ADDRESSES_MAX).enumerate() {
         let at = at("addresses").index(index);

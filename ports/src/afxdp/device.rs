@@ -20,6 +20,14 @@ pub(super) struct Device {
     socket: OwnedFd,
 }
 
+/// Returns how many receive queues a device has, each of which takes a socket.
+///
+/// # Errors
+/// `ENODEV` when there is none of that name.
+pub fn queues(device: &str) -> io::Result<u32> {
+    Ok(Device::find(device)?.queues())
+}
+
 /// `struct ifreq` with a pointer or an integer behind the name.
 #[repr(C)]
 struct Request<T> {

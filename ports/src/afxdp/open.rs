@@ -122,7 +122,7 @@ fn attach(
             }
         }
     }
-    Err(last)
+    Err(io::Error::new(last.kind(), notes.join("; ")))
 }
 
 /// Says in words what a driver means by its error.

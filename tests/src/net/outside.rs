@@ -65,6 +65,7 @@ impl Net {
             }
         }
     }
+
     /// Asks a service until there is an answer, and returns whom it saw. That takes more than one packet when it is
     /// not yet known who is where.
     pub fn seen(&self, from: &Space, protocol: Proto, target: &str) -> IpAddr {

@@ -55,7 +55,8 @@ pub(super) fn domains(
     }
     if plan.surroundings.host.is_some() {
         let routes = plan.surroundings.addresses.iter();
-        let routes = routes.map(|address| (Prefix::host((*address).into()), on_link())).collect();
+        let routes = routes.map(|address| (Prefix::host((*address).into()), on_link()));
+        let routes = routes.chain(own_outside(plan)).collect();
         let spec = DomainSpec { kind: DomainKind::Host, routes, host: true, ..DomainSpec::default() };
         domains.push((plan.host(), spec));
     }
@@ -83,6 +84,9 @@ fn inside_routes(plan: &Plan<'_>, network: &Network) -> Vec<(Prefix, Route)> {
         routes.push((Prefix::host(link_local(made_mac("gateway", &network.name))), Route::Local));
     }
     routes.extend(addresses.iter().map(|address| (Prefix::host((*address).into()), Route::Local)));
+    if !network.internal {
+        routes.extend(own_outside(plan));
+    }
     routes
 }
 
@@ -95,7 +99,13 @@ fn uplink(plan: &Plan<'_>) -> DomainSpec {
     let routes = plan.surroundings.routes.iter();
     let routes = routes
         .filter_map(|route| Some((prefix(route.to)?, Route::Hops(route.hops.iter().map(hop).collect()))));
-    DomainSpec { kind: DomainKind::Uplink, routes: routes.collect(), ..DomainSpec::default() }
+    let routes = routes.chain(own_outside(plan)).collect();
+    DomainSpec { kind: DomainKind::Uplink, routes, ..DomainSpec::default() }
+}
+
+/// Returns that the switch's own addresses outside are its own.
+fn own_outside(plan: &Plan<'_>) -> impl Iterator<Item = (Prefix, Route)> {
+    plan.surroundings.own_addresses().map(|own| (Prefix::host(own.into()), Route::Local))
 }
 
 /// Says whether the host and a network reach each other: it has a way to the host, and the host one to it alone.
@@ -159,6 +169,8 @@ pub(super) fn outer_network(plan: &Plan<'_>, id: NetworkId) -> NetworkInfo {
         addresses.retain(|address| !plan.surroundings.addresses.contains(address));
         addresses.sort();
         addresses.dedup();
+        // First the own ones: questions are asked from these.
+        addresses.splice(0..0, plan.surroundings.own_addresses());
         // Each device has its own MAC.
         (MacAddr::ZERO, addresses)
     } else {
@@ -174,7 +186,8 @@ pub(super) fn outer_ports(plan: &Plan<'_>) -> BTreeMap<PortId, PortInfo> {
             up: uplink.up,
             mtu: uplink.mtu,
             router_mac: Some(uplink.mac),
-            host_resolves: uplink.shared,
+            host_resolves: uplink.is_shared(),
+            hand_back: uplink.hand_back,
             // Who comes from outside shares one port: half of the table is for everybody else.
             half_open: plan.limits.connections / 4,
             ..PortInfo::new(plan.uplink())

@@ -126,6 +126,16 @@ impl Host {
         self.link(name)
     }
 
+    /// Brings the link called `name` up.
+    ///
+    /// # Errors
+    /// There is none, or the kernel refuses.
+    pub fn bring_up(&mut self, name: &str) -> Result<(), Error> {
+        let link = self.link(name)?;
+        link::set(&mut self.netlink, link.index, LinkFlags::Up, LinkFlags::Up, Vec::new())
+            .map_err(|refusal| Error::refused(format!("bring up interface '{name}'"), &refusal))
+    }
+
     /// Deletes the link number `index`. One that has gone is fine.
     ///
     /// # Errors

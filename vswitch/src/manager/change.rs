@@ -182,9 +182,18 @@ impl Manager {
                 Missing::Wait => self.journal.note("publish_pending", "", refusal.to_string()),
             }
         }
+        // At a start devices are used as they can be.
+        let mut tried = false;
+        if made.is_ok() && missing == Missing::Refuse {
+            made = self.try_uplink(&next.settings.uplink).await;
+            tried = true;
+        }
         let stored = made.and_then(|()| self.commit(next).map_err(Refusal::from));
         if let Err(refusal) = stored {
             self.take_back(undo).await;
+            if tried {
+                self.follow_outside().await;
+            }
             return Err(refusal);
         }
         self.settle().await;
@@ -308,7 +317,6 @@ impl Manager {
 
     /// Refuses what the tables and the memory, sized when the daemon started, have no room for.
     pub(super) fn check_limits(&self, next: &Intent) -> Result<(), Refusal> {
-        check_uplink(&next.settings.uplink)?;
         let limits = &self.limits;
         let full = |what: &str, wanted: usize, limit: usize| {
             Refusal::conflict(format!(
@@ -326,8 +334,7 @@ impl Manager {
         if networks > usize::from(limits.networks) {
             return Err(full("networks", networks, limits.networks.into()));
         }
-        let afxdp = next.ports.values().filter(|p| plug::kind(&p.object) == config::PortKind::Afxdp);
-        let sockets: usize = afxdp.map(|p| usize::from(p.object.queues)).sum();
+        let sockets = self.port_sockets(next) + self.uplink_sockets(&next.settings.uplink);
         if sockets > self.sockets.max(self.sockets_in_use()) {
             return Err(Refusal::conflict(format!(
                 "{sockets} AF_XDP queues are more than the memory was shared out for at start ({}): the kernel \
@@ -338,22 +345,11 @@ impl Manager {
         }
         Ok(())
     }
-}
 
-/// Refuses what the uplink cannot do yet: a key that is read and does nothing would lie.
-fn check_uplink(uplink: &config::Uplink) -> Result<(), Refusal> {
-    let plain = config::Uplink::default();
-    let asked = [
-        ("mode", uplink.mode != plain.mode, "\"steer\""),
-        ("dedicated", uplink.dedicated, "false"),
-        ("addresses", !uplink.addresses.is_empty(), "none: the devices' own are taken"),
-        ("gateway", !uplink.gateway.is_empty(), "none: those of the host's routes are taken"),
-    ];
-    match asked.into_iter().find(|(_, is_asked, _)| *is_asked) {
-        None => Ok(()),
-        Some((key, _, allowed)) => {
-            Err(Refusal::input(format!("[uplink] {key} is not supported yet; allowed: {allowed}")))
-        }
+    /// Returns how many AF_XDP sockets the ports of `intent` take.
+    pub(super) fn port_sockets(&self, intent: &Intent) -> usize {
+        let afxdp = intent.ports.values().filter(|p| plug::kind(&p.object) == config::PortKind::Afxdp);
+        afxdp.map(|p| usize::from(p.object.queues)).sum()
     }
 }
 
@@ -363,19 +359,4 @@ fn save_text(path: &std::path::Path, text: &str) -> std::io::Result<()> {
     new.push(".new");
     std::fs::write(&new, text)?;
     std::fs::rename(&new, path)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_uplink_that_would_be_ignored_is_refused_by_its_key() {
-        assert_eq!(check_uplink(&config::Uplink::default()), Ok(()));
-        let uplink = config::Uplink { mode: config::UplinkMode::Afxdp, ..config::Uplink::default() };
-        let refused = check_uplink(&uplink).expect_err("nothing does it");
-        assert_eq!(refused.message, "[uplink] mode is not supported yet; allowed: \"steer\"");
-        let uplink = config::Uplink { dedicated: true, ..config::Uplink::default() };
-        assert!(check_uplink(&uplink).is_err_and(|refused| refused.message.contains("dedicated")));
-    }
 }

@@ -70,7 +70,16 @@ impl Manager {
         saved.intent.settings = document.settings();
         let limits = document.limits.clone();
         let cpus = cpus(&document.workers.cpus)?;
-        let sockets = saved
+        let outside = match Outside::start(&name).await {
+            Ok(outside) => Some(outside),
+            Err(error) => {
+                tracing::error!(%error, "no way to the outside or the host");
+                None
+            }
+        };
+        let uplink_sockets =
+            outside.as_ref().map_or(0, |outside| super::outside::sockets(&document.uplink, &outside.state()));
+        let sockets = (saved
             .intent
             .ports
             .values()
@@ -80,6 +89,7 @@ impl Manager {
             .filter(|port| port.kind == PortKind::Afxdp)
             .map(|port| usize::from(port.queues))
             .sum::<usize>()
+            + uplink_sockets)
             .max(SPARE_SOCKETS);
         let sizing =
             limits.sizing(cpus.len(), sockets).map_err(|e| anyhow::anyhow!("[limits] memory: {e}"))?;
@@ -102,13 +112,6 @@ impl Manager {
         };
         let tables = Tables::new(table_limits, random()?);
         let devices = Devices::start(&name)?;
-        let outside = match Outside::start(&name).await {
-            Ok(outside) => Some(outside),
-            Err(error) => {
-                tracing::error!(%error, "no way to the outside or the host");
-                None
-            }
-        };
         let mut compiler = Compiler::new();
         let surroundings = Surroundings { addresses: host_addresses(), ..Surroundings::default() };
         let (snapshot, _) = compiler.compile(&compile::Plan::empty(&limits, &surroundings));

@@ -140,6 +140,7 @@ impl Manager {
     async fn tick(&mut self) {
         self.undo_unconfirmed().await;
         self.retry_waiting().await;
+        self.retry_outside().await;
         self.tell_restored();
         self.sample();
         self.sweep();

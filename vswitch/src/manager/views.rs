@@ -412,6 +412,25 @@ impl Manager {
             let fix = "make what is missing: the port is tried again every second";
             checks.push(doctor::check(&format!("port {name}"), false, waiting.reason.clone(), fix));
         }
+        for uplink in &self.surroundings.uplinks {
+            let detail: Vec<&str> =
+                std::iter::once(&uplink.mode).chain(&uplink.notes).map(String::as_str).collect();
+            let name = format!("uplink {}", uplink.name);
+            checks.push(doctor::check(
+                &name,
+                uplink.up,
+                detail.join("; "),
+                "the device is down: bring it up",
+            ));
+        }
+        let troubles = self.outside.as_ref().map(|outside| outside.troubles().join("; "));
+        let detail = match &troubles {
+            None => "the host's namespace could not be entered: the log says why",
+            Some(troubles) if troubles.is_empty() => "no trouble",
+            Some(troubles) => troubles,
+        };
+        let fix = "it is tried again every few seconds";
+        checks.push(doctor::check("outside", detail == "no trouble", detail.to_owned(), fix));
         let retired = self.crew.retired();
         checks.push(doctor::check(
             "workers",

@@ -160,8 +160,8 @@ impl Manager {
             UplinkDeviceView {
                 name: uplink.name.clone(),
                 up: uplink.up,
-                mode: config.mode.to_string(),
-                notes: Vec::new(),
+                mode: uplink.mode.clone(),
+                notes: uplink.notes.clone(),
                 mac: Some(uplink.mac),
                 mtu: u16::try_from(uplink.mtu).unwrap_or(u16::MAX),
                 addresses: distinct(hops.iter().filter_map(|hop| hop.source).collect()),
