@@ -186,6 +186,7 @@ fn domain(spec: DomainSpec, gateway: Gateway) -> NetworkInfo {
 /// One worker.
 struct World {
     what: What,
+    worker: usize,
     pipeline: Pipeline,
     outputs: Outputs,
     pool: FramePool,
@@ -208,6 +209,7 @@ impl World {
         }
         Self {
             what,
+            worker,
             pipeline: Pipeline::new(Arc::clone(tables), Arc::clone(snapshot), worker),
             outputs,
             pool: FramePool::new(Arc::clone(area)),
@@ -262,6 +264,12 @@ impl World {
         }
     }
 
+    /// Returns how many packets walked, of how many.
+    fn walked(&self) -> (u64, u64) {
+        let ledger = &self.pipeline.tables().counters(self.worker).ledger;
+        (ledger.cache_misses.get(), ledger.received.get())
+    }
+
     fn run(&mut self) {
         self.pipeline.run(&mut self.batch, &mut self.outputs, &mut self.pool, self.now);
     }
@@ -312,6 +320,15 @@ struct Known {
     /// The port that each connection leaves by.
     leaves_by: Arc<[u16]>,
     side: Side,
+    /// What [`World::walked`] said when all were open.
+    opened: (u64, u64),
+}
+
+impl Known {
+    fn new(world: World, leaves_by: Arc<[u16]>, side: Side) -> Self {
+        let opened = world.walked();
+        Self { world, leaves_by, side, opened }
+    }
 }
 
 /// Opens the connections, questions by the first world and answers by the last.
@@ -342,7 +359,7 @@ fn known(what: What, flows: usize) -> Box<dyn Case> {
     let mut worlds = [World::new(what, &what.tables(), &what.snapshot(), &area, 0)];
     let leaves_by = open(&mut worlds, flows / 2);
     let [world] = worlds;
-    Box::new(Known { world, leaves_by, side: Side::Both })
+    Box::new(Known::new(world, leaves_by, Side::Both))
 }
 
 impl Case for Known {
@@ -366,6 +383,14 @@ impl Case for Known {
 
     fn is_long(&self) -> bool {
         self.leaves_by.len() > 1000
+    }
+}
+
+impl Drop for Known {
+    fn drop(&mut self) {
+        let (walked, all) = self.world.walked();
+        let (walked, all) = (walked - self.opened.0, all - self.opened.1);
+        assert!(walked * 200 < all + 200, "{walked} of {all} packets of known connections walked");
     }
 }
 
@@ -470,9 +495,8 @@ fn together(quick: bool) {
     let mut worlds = two(What::new(false, true, 1000, 1000));
     let leaves_by = open(&mut worlds, 500);
     let [questions, answers] = worlds;
-    let known = |world, side| -> Box<dyn Case + Send> {
-        Box::new(Known { world, leaves_by: Arc::clone(&leaves_by), side })
-    };
+    let known =
+        |world, side| -> Box<dyn Case + Send> { Box::new(Known::new(world, Arc::clone(&leaves_by), side)) };
     let cases = [known(questions, Side::Questions), known(answers, Side::Answers)];
     two_workers("two workers: nat4/1k, a direction each", cases, batches);
     let [a, b] = two(New::what(false, 4096));

@@ -19,8 +19,8 @@ use crate::values::ByteSize;
 
 /// Bytes of one station: slot, index, version, and the spare quarter of `pipeline`'s table.
 const STATION_BYTES: u64 = 112;
-/// Bytes of one entry of a flow cache: of bridged, IPv4, and half an IPv6 flow.
-const FLOW_BYTES: u64 = 160;
+/// Bytes of one entry of a flow cache: of bridged, IPv4, and half an IPv6 flow, the latter two with a byte of their hash.
+const FLOW_BYTES: u64 = 162;
 /// Bytes of one connection: row, both keys in the index, and its share of NAT bindings.
 const CONNECTION_BYTES: u64 = 285;
 /// Bytes of one neighbour.

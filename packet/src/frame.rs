@@ -253,6 +253,12 @@ impl Frame {
         }
     }
 
+    /// Says whether the transport checksum is complete.
+    #[inline]
+    pub fn is_complete(&self) -> bool {
+        self.flags & (CHECKSUM_PARTIAL | CHECKSUM_UNKNOWN) == 0
+    }
+
     /// Records what is known of the transport checksum.
     #[inline]
     pub fn set_checksum(&mut self, checksum: Checksum) {

@@ -27,6 +27,6 @@ pub use batch::{Batch, FrameQueue};
 pub use frame::Frame;
 pub use offload::{Checksum, Gso, GsoKind, Tunnel};
 pub use pool::FramePool;
-pub use prefetch::prefetch;
+pub use prefetch::{prefetch, prefetch_at};
 pub use time::Instant;
 pub use tuple::{Address, Prefix, Tuple};

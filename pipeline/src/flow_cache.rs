@@ -15,6 +15,7 @@
 //! Capacity is fixed; a full cache forgets, and a forgotten flow walks the stages again.
 
 pub(crate) mod routed;
+mod tags;
 
 use std::time::Duration;
 

@@ -4,8 +4,8 @@
 //! [`Pipeline::run`] with a batch; so do tests, benchmarks and fuzzers.
 //!
 //! ```text
-//! run -> parse     read all keys, hash all, prefetch
-//!     -> send_hits hit: check, rewrite, queue              (fast path, this file, hit.rs, flow_cache.rs)
+//! run -> parse     read all keys, hash all, prefetch      (parse.rs)
+//!     -> send_hits hit: check, rewrite, queue              (fast path, hit.rs, flow_cache.rs)
 //!     -> miss      walk the stages, commit, queue          (slow path, slow.rs)
 //! ```
 //!
@@ -26,6 +26,7 @@ mod held;
 mod hit;
 pub mod mss;
 mod outputs;
+mod parse;
 pub mod policy;
 #[cfg(test)]
 mod random;
@@ -61,9 +62,8 @@ pub mod stages {
 }
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
-use packet::{Batch, Frame, FramePool, Instant, MacAddr, PortId};
+use packet::{Batch, Frame, FramePool, Instant, PortId};
 
 pub use drop_log::{DropLog, DropRecord, HEAD_LEN};
 pub use drop_reason::DropReason;
@@ -78,12 +78,12 @@ pub use snapshot::{
 pub use tables::{Limits, Tables};
 
 use event::Events;
+use flow_cache::FlowCache;
 use flow_cache::routed::{Key4, Key6, RoutedCache};
-use flow_cache::{Decided, FlowCache, FlowKey, Place, Tick};
 use held::Held;
-use hit::{AnyKey, Check, Kind};
+use hit::{Run, Undecided, Why};
+use parse::Flow;
 use slow::Death;
-use stages::guard;
 use tables::{Fragments, NeighborKey, Target};
 use upkeep::Upkeep;
 use walk::{Packet, Step, View, Walk};
@@ -145,25 +145,6 @@ pub struct Pipeline {
     drop_log: Option<DropLog>,
     /// The rule that decided last, and how often since that was counted where all workers count.
     decided: (u32, u64),
-}
-
-/// What is known of a packet between the two passes over a batch.
-#[derive(Clone, Copy, Debug, Default)]
-struct Flow {
-    /// [`FlowKey::NONE`] when a decision about the packet can neither be found nor kept.
-    key: FlowKey,
-    /// Where to look for the decision.
-    place: Place,
-    /// The kind of a packet that is routed or tracked, and where to look for its decision.
-    kind: Kind,
-    routed: flow_cache::routed::Place,
-}
-
-impl Flow {
-    /// Returns what a decision about a routed or tracked packet is kept under. The frame is as it came.
-    fn key_of(&self, frame: &Frame, from: PortId) -> AnyKey {
-        if self.kind == Kind::None { AnyKey::None } else { hit::key(frame.bytes(), from) }
-    }
 }
 
 impl Pipeline {
@@ -235,13 +216,15 @@ impl Pipeline {
         let mut turn = Turn { outputs, pool, now };
         let flows = std::mem::take(&mut self.flows);
         let runs = std::mem::take(&mut self.runs);
-        let mut rest = batch.drain().zip(&*flows);
+        let mut frames = batch.drain();
+        let mut flows_left = &*flows;
         for (from, count) in &runs {
-            let mut run = rest.by_ref().take(*count);
-            let ingress = self.snapshot.ingress(*from);
-            let only_bridged = ingress.router_mac == MacAddr::ZERO && !ingress.tracked;
+            let (these, rest) = flows_left.split_at(*count);
+            flows_left = rest;
+            let mut run = Run { frames: &mut frames, flows: these.iter() };
+            let only_bridges = self.snapshot.ingress(*from).only_bridges();
             loop {
-                let undecided = if only_bridged {
+                let undecided = if only_bridges {
                     self.send_hits(&mut run, *from, turn.outputs, now)
                 } else {
                     self.send_any_hits(&mut run, *from, turn.outputs, now)
@@ -254,121 +237,10 @@ impl Pipeline {
                 }
             }
         }
-        drop(rest);
+        drop(frames);
         self.flows = flows;
         self.runs = runs;
         self.count_rule();
-    }
-
-    /// First pass: makes the keys, and asks the memory for all cache lines at once. Frames come in runs of one
-    /// port; what depends on the port is done once a run.
-    fn parse(&mut self, batch: &Batch) {
-        let Self { cache, routed4, routed6, flows, runs, tables, worker, snapshot, .. } = self;
-        let counters = tables.counters(*worker);
-        let cache = cache.reader();
-        runs.clear();
-        let mut rest = batch.frames().iter().zip(flows.iter_mut());
-        for run in batch.from().chunk_by(|a, b| a == b) {
-            let mut bytes = 0;
-            let ingress = snapshot.ingress(run[0]);
-            let routes = ingress.router_mac != MacAddr::ZERO || ingress.tracked;
-            for (frame, flow) in rest.by_ref().take(run.len()) {
-                bytes += frame.len() as u64;
-                if routes && hit::concerns(frame.bytes(), &ingress) {
-                    let (kind, routed) = match hit::key(frame.bytes(), run[0]) {
-                        AnyKey::None => (Kind::None, 0),
-                        AnyKey::V4(key) => (Kind::V4, routed4.locate(&key)),
-                        AnyKey::V6(key) => (Kind::V6, routed6.locate(&key)),
-                    };
-                    *flow = Flow { kind, routed, ..Flow::default() };
-                    continue;
-                }
-                let key = frame
-                    .bytes()
-                    .first_chunk::<16>()
-                    .map_or(FlowKey::NONE, |head| FlowKey::new(head, run[0]));
-                *flow = Flow { key, place: cache.locate(key), ..Flow::default() };
-            }
-            runs.push((run[0], run.len()));
-            counters.port(run[0]).rx_frames.add(run.len() as u64);
-            counters.port(run[0]).rx_bytes.add(bytes);
-        }
-        counters.ledger.received.add(batch.len() as u64);
-    }
-
-    /// Second pass, the fast path of ports that are only bridged: finds the decisions of a run, checks what their keys do
-    /// not hold, and queues the frames, up to the first that needs more.
-    fn send_hits<'f>(
-        &self,
-        run: &mut impl Iterator<Item = (Frame, &'f Flow)>,
-        from: PortId,
-        outputs: &mut Outputs,
-        now: Instant,
-    ) -> Option<Undecided<'f>> {
-        let bridge = self.bridge_check(from, now);
-        let ledger = &self.counters().ledger;
-        let mut hits = 0;
-        let undecided = loop {
-            let Some((frame, flow)) = run.next() else { break None };
-            let Some(transform) = bridge.find(&frame, flow) else {
-                break Some(Undecided { frame, flow, why: Why::Unknown });
-            };
-            if transform.tag != TagAction::Keep {
-                ledger.cache_hits.add(1);
-                break Some(Undecided { frame, flow, why: Why::Tag(transform) });
-            }
-            if let Err(frame) = outputs.push(transform.to, frame) {
-                ledger.cache_hits.add(1);
-                break Some(Undecided { frame, flow, why: Why::Full(transform.to) });
-            }
-            hits += 1;
-        };
-        ledger.cache_hits.add(hits);
-        ledger.forwarded.add(hits);
-        undecided
-    }
-
-    /// As [`Pipeline::send_hits`], for ports whose frames may be routed or tracked.
-    fn send_any_hits<'f>(
-        &mut self,
-        run: &mut impl Iterator<Item = (Frame, &'f Flow)>,
-        from: PortId,
-        outputs: &mut Outputs,
-        now: Instant,
-    ) -> Option<Undecided<'f>> {
-        let Self { routed4, routed6, snapshot, tables, worker, cache, .. } = self;
-        let ledger = &tables.counters(*worker).ledger;
-        let ingress = snapshot.ingress(from);
-        let check = Check { tables, from, ingress, egress: snapshot.egress(), tick: Tick::at(now) };
-        let bridge = BridgeCheck::new(tables, snapshot, cache, from, now);
-        let mut hits = 0;
-        let undecided = loop {
-            let Some((mut frame, flow)) = run.next() else { break None };
-            let to = match flow.kind {
-                Kind::V4 => check.apply(routed4, flow.routed, &mut frame),
-                Kind::V6 => check.apply(routed6, flow.routed, &mut frame),
-                Kind::None => match bridge.find(&frame, flow) {
-                    Some(transform) if transform.tag != TagAction::Keep => {
-                        ledger.cache_hits.add(1);
-                        break Some(Undecided { frame, flow, why: Why::Tag(transform) });
-                    }
-                    found => found.map(|transform| transform.to),
-                },
-            };
-            let Some(to) = to else { break Some(Undecided { frame, flow, why: Why::Unknown }) };
-            if let Err(frame) = outputs.push(to, frame) {
-                ledger.cache_hits.add(1);
-                break Some(Undecided { frame, flow, why: Why::Full(to) });
-            }
-            hits += 1;
-        };
-        ledger.cache_hits.add(hits);
-        ledger.forwarded.add(hits);
-        undecided
-    }
-
-    fn bridge_check(&self, from: PortId, now: Instant) -> BridgeCheck<'_> {
-        BridgeCheck::new(&self.tables, &self.snapshot, &self.cache, from, now)
     }
 
     /// Fits the tag and queues the frame.
@@ -402,79 +274,4 @@ impl Pipeline {
     fn counters(&self) -> &tables::Counters {
         self.tables.counters(self.worker)
     }
-}
-
-/// What the fast path checks of bridged frames from one port.
-#[derive(Clone, Copy)]
-struct BridgeCheck<'a> {
-    snapshot: &'a Snapshot,
-    cache: flow_cache::Reader<'a>,
-    versions: &'a [AtomicU32],
-    egress: &'a [snapshot::Egress],
-    ingress: snapshot::Ingress,
-    from: PortId,
-    tick: Tick,
-}
-
-impl<'a> BridgeCheck<'a> {
-    fn new(
-        tables: &'a Tables,
-        snapshot: &'a Snapshot,
-        cache: &'a FlowCache,
-        from: PortId,
-        now: Instant,
-    ) -> Self {
-        Self {
-            snapshot,
-            cache: cache.reader(),
-            versions: tables.fdb.versions(),
-            egress: snapshot.egress(),
-            ingress: snapshot.ingress(from),
-            from,
-            tick: Tick::at(now),
-        }
-    }
-
-    /// Returns what was decided about a frame, when that still holds. What the key does not hold: both stations are
-    /// where they were, the packet fits the output port (a tag counts here: the slow path, which measures
-    /// exactly, then lets it pass), and the source IP address is the port's.
-    #[inline(always)]
-    fn find(&self, frame: &Frame, flow: &Flow) -> Option<Transform> {
-        let Self { versions, ingress, .. } = self;
-        let decision = self.cache.find(flow.place, flow.key, ingress.generation, self.tick, ingress.refresh);
-        let holds = |decision: &&Decided| {
-            let version = |slot: u32| Some(versions.get(slot as usize)?.load(Ordering::Acquire));
-            let sum = version(decision.source()).zip(version(decision.destination()));
-            sum.is_some_and(|(a, b)| a.wrapping_add(b) == decision.versions())
-                && self
-                    .egress
-                    .get(decision.transform().to.index())
-                    .is_some_and(|egress| frame.wire_len() <= egress.frame_len as usize)
-                && (!ingress.guards_ip || self.source_is_allowed(frame))
-        };
-        decision.filter(holds).map(Decided::transform)
-    }
-
-    fn source_is_allowed(&self, frame: &Frame) -> bool {
-        match (Packet::new(frame, self.from), self.snapshot.port(self.from)) {
-            (Some(packet), Some(port)) => guard::source_is_allowed(&port.guard, &packet),
-            _ => false,
-        }
-    }
-}
-
-/// A frame that the fast path leaves to the slow one.
-struct Undecided<'f> {
-    frame: Frame,
-    flow: &'f Flow,
-    why: Why,
-}
-
-enum Why {
-    /// No decision, or one that no longer holds.
-    Unknown,
-    /// It is decided, and its VLAN tag has to change.
-    Tag(Transform),
-    /// The queue of its port is full.
-    Full(PortId),
 }

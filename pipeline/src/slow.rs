@@ -13,7 +13,7 @@ use packet::{Frame, PortId};
 
 use crate::flow_cache::{FlowKey, StationRef, Tick, Transform};
 use crate::headers::Headers;
-use crate::hit::AnyKey;
+use crate::parse::{self, AnyKey};
 use crate::stages::{loops::Probe, output};
 use crate::tables::connections::End;
 use crate::tables::{Kind, LearnLimits, Learned, StationKey};
@@ -55,7 +55,7 @@ impl Pipeline {
 
     /// Reads the headers of a packet that may be routed. One that is only bridged may have any.
     fn headers(&self, frame: &Frame, from: PortId) -> Result<Option<Headers>, DropReason> {
-        if !crate::hit::concerns(frame.bytes(), &self.snapshot.ingress(from)) {
+        if !parse::concerns(frame.bytes(), &self.snapshot.ingress(from)) {
             return Ok(None);
         }
         Headers::of(frame.bytes()).map_err(|_| DropReason::Malformed)
@@ -123,9 +123,10 @@ impl Pipeline {
         from: PortId,
         turn: &Turn<'_>,
     ) {
-        if let Some(source) = walk.source.filter(|_| flow.key != FlowKey::NONE) {
+        let key = flow.stations();
+        if let Some(source) = walk.source.filter(|_| key != FlowKey::NONE) {
             let generation = self.snapshot.ingress(from).generation;
-            if self.cache.insert(flow.key, generation, source, station, transform, Tick::at(turn.now)) {
+            if self.cache.insert(key, generation, source, station, transform, Tick::at(turn.now)) {
                 self.counters().ledger.cache_entries.add(1);
             }
         }

@@ -56,6 +56,14 @@ pub(crate) struct Ingress {
     pub(crate) own_generation: u32,
 }
 
+impl Ingress {
+    /// Says whether no frame from the port is routed or tracked.
+    #[inline(always)]
+    pub(crate) fn only_bridges(&self) -> bool {
+        self.router_mac == MacAddr::ZERO && !self.tracked
+    }
+}
+
 /// What the packet path reads of the port a frame leaves by.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Egress {

@@ -10,7 +10,7 @@ use packet::header::Fragment;
 use packet::{Instant, MacAddr, PortId, Tuple};
 
 use crate::headers::Headers;
-use crate::hit;
+use crate::parse;
 use crate::snapshot::Snapshot;
 use crate::tables::Tables;
 use crate::walk::{Answer, Decision, Packet, Step, View, Walk};
@@ -93,7 +93,7 @@ pub fn trace(
     if bytes.len() < 14 || packet.is_tagged() && bytes.len() < 18 {
         return (Trace::default(), dead(DropReason::Malformed));
     }
-    let headers = if hit::concerns(bytes, &snapshot.ingress(from)) { Headers::of(bytes) } else { Ok(None) };
+    let headers = if parse::concerns(bytes, &snapshot.ingress(from)) { Headers::of(bytes) } else { Ok(None) };
     let Ok(headers) = headers else { return (Trace::default(), dead(DropReason::Malformed)) };
     if headers.is_some_and(|headers| headers.fragment == Fragment::Later) {
         // What its first fragment was is not in it.

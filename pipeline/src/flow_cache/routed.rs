@@ -2,7 +2,8 @@
 //!
 //! The key holds all that the stages read and a hit does not check: the input port, both MACs, addresses, protocol,
 //! and ports or ICMP identifier. An IPv4 entry is one cache line of 64 bytes, key and decision; an IPv6 entry
-//! takes two. A key can be in any of four neighbouring entries; when all are taken, the least used goes.
+//! takes two. A key can be in any of 16 entries ([`tags`] says in which it may be); when all are taken, the least used of
+//! the eight in its own group goes.
 //!
 //! An entry is good while the sum of the generations of its two ports is what it was (everything configured), its
 //! neighbour has a MAC at that port, and the packet fits. It keeps the packets and bytes that it served
@@ -11,19 +12,25 @@
 //! them, and connections whose slots may be used again need no look from the fast path (see
 //! [`Connections`](crate::tables::connections)).
 
-use packet::{Instant, PortId, prefetch};
+use packet::{Instant, PortId, prefetch_at};
 
 use super::Tick;
+use super::tags::{GROUP, Tags};
+use crate::hit::ICMP;
 use crate::tables::connections::{Connections, Direction};
 
 /// What a cached decision is found by.
 pub(crate) trait Key: Copy + Eq {
     /// What the addresses and ports become.
     type Rewrite: Copy + Default + std::fmt::Debug;
+    /// The same as an entry keeps it.
+    type Patch: Copy + Default + std::fmt::Debug;
     /// No key: an entry that has it is free.
     const NONE: Self;
-    /// Returns its hash.
+    /// Returns its hash. The MACs are not in it: packets that differ in nothing else are few.
     fn hash(&self, seed: [u64; 2]) -> u64;
+    /// Returns what an entry keeps of `rewrite`, of the side that the flags name.
+    fn patch(&self, flags: u8, rewrite: Self::Rewrite) -> Self::Patch;
 }
 
 /// The key of an IPv4 packet, 32 bytes: addresses; ports, protocol and input port; MACs.
@@ -54,26 +61,83 @@ pub(crate) struct Rewrite6 {
     pub(crate) destination_port: [u8; 2],
 }
 
+/// By what the address and the port of one side differ from those of the key, in the order of the wire.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(crate) struct Patch4 {
+    address: [u8; 4],
+    pub(crate) port: u16,
+}
+
+impl Patch4 {
+    /// Returns the difference of both addresses, the source's first; `is_destination` is 0, or the flag.
+    #[inline(always)]
+    pub(crate) fn address(&self, is_destination: u32) -> u64 {
+        u64::from(u32::from_le_bytes(self.address)) << (is_destination * (32 / DESTINATION))
+    }
+
+    /// Returns the difference of both ports.
+    #[inline(always)]
+    pub(crate) fn ports(&self, is_destination: u32) -> u32 {
+        u32::from(self.port) << (is_destination * (16 / DESTINATION))
+    }
+}
+
+const DESTINATION: u32 = flag::DESTINATION as u32;
+
+/// The new addresses and ports of both sides.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(crate) struct Patch6 {
+    pub(crate) addresses: [u8; 32],
+    pub(crate) ports: [u8; 4],
+}
+
 impl Key for Key4 {
     type Rewrite = Rewrite4;
+    type Patch = Patch4;
     const NONE: Self = Self([0; 4]);
 
     #[inline(always)]
     fn hash(&self, seed: [u64; 2]) -> u64 {
-        let [a, b, c, d] = self.0;
-        fold(fold(a ^ seed[0], b ^ seed[1]) ^ c, d ^ seed[0].rotate_left(23))
+        let [a, b, ..] = self.0;
+        fold(a ^ seed[0], b ^ seed[1])
+    }
+
+    fn patch(&self, flags: u8, rewrite: Rewrite4) -> Patch4 {
+        let [a, b, ..] = self.0.map(u64::to_le_bytes);
+        let is_query = b[4] == ICMP;
+        let (address, port) = match flags & (flag::SOURCE | flag::DESTINATION) {
+            0 => return Patch4::default(),
+            flag::SOURCE => ([a[0], a[1], a[2], a[3]], if is_query { [b[2], b[3]] } else { [b[0], b[1]] }),
+            _ => ([a[4], a[5], a[6], a[7]], [b[2], b[3]]),
+        };
+        Patch4 {
+            address: (u32::from_ne_bytes(address) ^ u32::from_ne_bytes(rewrite.address)).to_ne_bytes(),
+            port: u16::from_le_bytes(port) ^ u16::from_le_bytes(rewrite.port),
+        }
     }
 }
 
 impl Key for Key6 {
     type Rewrite = Rewrite6;
+    type Patch = Patch6;
     const NONE: Self = Self([0; 7]);
 
     #[inline(always)]
     fn hash(&self, seed: [u64; 2]) -> u64 {
-        let [a, b, c, d, e, f, g] = self.0;
+        let [a, b, c, d, e, ..] = self.0;
         let addresses = fold(a ^ seed[0], b ^ seed[1]) ^ fold(c ^ seed[1].rotate_left(23), d ^ seed[0]);
-        fold(fold(addresses ^ e, f ^ seed[1]) ^ g, seed[0].rotate_left(23))
+        fold(addresses ^ e, seed[0].rotate_left(23))
+    }
+
+    fn patch(&self, _: u8, rewrite: Rewrite6) -> Patch6 {
+        let mut patch = Patch6::default();
+        patch.addresses[..16].copy_from_slice(&rewrite.source);
+        patch.addresses[16..].copy_from_slice(&rewrite.destination);
+        patch.ports[..2].copy_from_slice(&rewrite.source_port);
+        patch.ports[2..].copy_from_slice(&rewrite.destination_port);
+        patch
     }
 }
 
@@ -136,12 +200,12 @@ pub(crate) struct Entry<K: Key> {
     /// Connection (24 bits), direction (1), next hop (22), output port (12), flags (5).
     names: u64,
     generation: u32,
-    pub(crate) packets: u32,
-    pub(crate) bytes: u32,
+    packets: u32,
+    bytes: u32,
     pub(crate) addresses_change: u16,
     pub(crate) transport_change: u16,
     made: Tick,
-    pub(crate) rewrite: K::Rewrite,
+    pub(crate) patch: K::Patch,
 }
 
 const _: () = assert!(size_of::<Entry<Key4>>() == 64);
@@ -158,7 +222,7 @@ impl<K: Key> Entry<K> {
             addresses_change: 0,
             transport_change: 0,
             made: Tick::default(),
-            rewrite: K::Rewrite::default(),
+            patch: K::Patch::default(),
         }
     }
 
@@ -194,6 +258,14 @@ impl<K: Key> Entry<K> {
         self.made.is_within(now, refresh)
     }
 
+    /// Counts a packet of `len` bytes.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "a frame is shorter than 4 GiB")]
+    pub(crate) fn count(&mut self, len: usize) {
+        self.packets += 1;
+        self.bytes = self.bytes.wrapping_add(len as u32);
+    }
+
     #[expect(clippy::cast_possible_truncation, reason = "bit fields")]
     fn connection(&self) -> (u32, Direction) {
         let slot = self.names as u32 & ((1 << CONNECTION_BITS) - 1);
@@ -202,16 +274,23 @@ impl<K: Key> Entry<K> {
     }
 }
 
-const WAYS: usize = 4;
+/// Where a packet's decision is looked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Spot {
+    /// The hash of its key.
+    hash: u64,
+    /// The entry that may have it.
+    at: u32,
+}
 
-/// Where a decision is or would be: the entry to look at first.
-pub(crate) type Place = u32;
+/// No entry.
+const NOWHERE: u32 = u32::MAX;
 
 /// One worker's decisions of one family. See the module header.
 #[derive(Debug)]
 pub(crate) struct RoutedCache<K: Key> {
     entries: Box<[Entry<K>]>,
-    mask: u32,
+    tags: Tags,
     seed: [u64; 2],
     used: usize,
     cursor: usize,
@@ -220,31 +299,41 @@ pub(crate) struct RoutedCache<K: Key> {
 impl<K: Key> RoutedCache<K> {
     /// Makes a cache for about `flows` decisions (rounded up to a power of two).
     pub(crate) fn new(flows: usize, seed: [u64; 2]) -> Self {
-        let count = flows.max(WAYS).next_power_of_two();
-        let mask = u32::try_from(count - 1).expect("Limits keep flows far below 2^32");
-        Self { entries: vec![Entry::empty(); count].into_boxed_slice(), mask, seed, used: 0, cursor: 0 }
+        let count = flows.max(2 * GROUP).next_power_of_two();
+        assert!(count < NOWHERE as usize, "Limits keep flows far below 2^32");
+        let entries = vec![Entry::empty(); count].into_boxed_slice();
+        Self { entries, tags: Tags::new(count), seed, used: 0, cursor: 0 }
     }
 
-    /// Returns where the key belongs, and asks the processor for the line to look in first.
+    /// Begins to look a key up: asks the processor for the word that says which entry may have it.
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "masked")]
-    pub(crate) fn locate(&self, key: &K) -> Place {
-        let place = key.hash(self.seed) as u32 & self.mask;
-        prefetch(&self.entries[place as usize]);
-        place
+    pub(crate) fn locate(&self, key: &K) -> Spot {
+        let hash = key.hash(self.seed);
+        self.tags.prefetch(hash);
+        Spot { hash, at: NOWHERE }
     }
 
-    /// Returns the entry of `key`; `place` is what `locate` said.
+    /// Goes on: finds the entry that may have the key, and asks for its lines.
     #[inline(always)]
-    pub(crate) fn find(&mut self, place: Place, key: &K) -> Option<&mut Entry<K>> {
-        let home = place as usize;
-        let at = if self.entries.get(home)?.key == *key { home } else { self.find_elsewhere(home, key)? };
+    #[expect(clippy::cast_possible_truncation, reason = "`new` checked the count")]
+    pub(crate) fn aim(&self, spot: &mut Spot) {
+        spot.at = self.tags.first(spot.hash).map_or(NOWHERE, |at| at as u32);
+        prefetch_at(&self.entries, spot.at as usize);
+    }
+
+    /// Returns the entry of `key`; `spot` is what `locate` and `aim` said of it.
+    #[inline(always)]
+    pub(crate) fn find(&mut self, spot: Spot, key: &K) -> Option<&mut Entry<K>> {
+        let aimed = spot.at as usize;
+        let hit = self.entries.get(aimed).is_some_and(|entry| entry.key == *key);
+        let at = if hit { aimed } else { self.find_again(spot.hash, key)? };
         self.entries.get_mut(at)
     }
 
+    /// The byte was another key's, or the decision is younger than the look-up.
     #[inline(never)]
-    fn find_elsewhere(&self, home: usize, key: &K) -> Option<usize> {
-        (1..WAYS).map(|step| home ^ step).find(|at| self.entries[*at].key == *key)
+    fn find_again(&self, hash: u64, key: &K) -> Option<usize> {
+        self.tags.all(hash).find(|at| self.entries[*at].key == *key)
     }
 
     /// Keeps a decision. When its places are full, the one that served fewest packets goes, and what it counted is
@@ -257,15 +346,16 @@ impl<K: Key> RoutedCache<K> {
         connections: &Connections,
         now: Instant,
     ) {
-        let home = self.locate(key) as usize;
-        let ways = (0..WAYS).map(|step| home ^ step);
-        let own = ways.clone().find(|at| self.entries[*at].key == *key || self.entries[*at].key == K::NONE);
-        let at = own.or_else(|| ways.min_by_key(|at| self.entries[*at].packets)).unwrap_or(home);
-        if self.entries[at].key == K::NONE {
-            self.used += 1;
-        } else {
+        let hash = key.hash(self.seed);
+        let own = self.find_again(hash, key).or_else(|| self.tags.free(hash));
+        let least = || self.tags.group(hash).min_by_key(|at| self.entries[*at].packets);
+        let Some(at) = own.or_else(least) else { return };
+        if self.tags.is_taken(at) {
             self.bring_home(at, connections, now);
+        } else {
+            self.used += 1;
         }
+        self.tags.take(at, hash);
         self.entries[at] = Entry {
             key: *key,
             names: u64::from(plan.connection)
@@ -279,19 +369,24 @@ impl<K: Key> RoutedCache<K> {
             addresses_change: plan.addresses_change,
             transport_change: plan.transport_change,
             made: Tick::at(now),
-            rewrite,
+            patch: key.patch(plan.flags, rewrite),
         };
     }
 
     /// Forgets everything; what it counted is brought home.
     pub(crate) fn clear(&mut self, connections: &Connections, now: Instant) {
         for at in 0..self.entries.len() {
-            if self.entries[at].key != K::NONE {
+            if self.tags.is_taken(at) {
                 self.bring_home(at, connections, now);
-                self.entries[at] = Entry::empty();
+                self.forget(at);
             }
         }
-        self.used = 0;
+    }
+
+    fn forget(&mut self, at: usize) {
+        self.tags.release(at);
+        self.entries[at] = Entry::empty();
+        self.used -= 1;
     }
 
     /// Says whether nothing is kept.
@@ -313,15 +408,14 @@ impl<K: Key> RoutedCache<K> {
     pub(crate) fn sweep(&mut self, count: usize, connections: &Connections, now: Instant) -> bool {
         let end = (self.cursor + count).min(self.entries.len());
         for at in self.cursor..end {
-            if self.entries[at].key == K::NONE {
+            if !self.tags.is_taken(at) {
                 continue;
             }
             let was_idle = self.entries[at].flags() & flag::IDLE != 0;
             let is_idle = self.entries[at].packets == 0;
             let alive = if is_idle { !was_idle } else { self.bring_home(at, connections, now) };
             if !alive {
-                self.entries[at] = Entry::empty();
-                self.used -= 1;
+                self.forget(at);
                 continue;
             }
             let idle = u64::from(flag::IDLE) << FLAGS_AT;

@@ -8,7 +8,7 @@ use crate::answer::Problem;
 use crate::flow_cache::routed::{Plan, Rewrite4, Rewrite6, flag};
 use crate::flow_cache::{StationRef, Transform};
 use crate::headers::{Headers, Segment};
-use crate::hit::AnyKey;
+use crate::parse::AnyKey;
 use crate::requests;
 use crate::rewrite::{self, Deltas};
 use crate::slow::Death;
