@@ -4,7 +4,7 @@
 //! back; a [`Batch`] is what a worker decides together. Header views and builders live in [`header`] and
 //! [`build`]; [`checksum`] and [`segment`] finish what a device left undone.
 //!
-//! `unsafe` is confined to [`frame`], [`area`] and [`mod@prefetch`]: everything else sees slices.
+//! `unsafe` is confined to [`frame`], [`area`], [`table`] and [`mod@prefetch`]: everything else sees slices.
 
 pub mod addr;
 pub mod area;
@@ -18,6 +18,7 @@ pub mod offload;
 pub mod pool;
 pub mod prefetch;
 pub mod segment;
+pub mod table;
 pub mod time;
 pub mod tuple;
 
@@ -28,5 +29,6 @@ pub use frame::Frame;
 pub use offload::{Checksum, Gso, GsoKind, Tunnel};
 pub use pool::FramePool;
 pub use prefetch::{prefetch, prefetch_at};
+pub use table::Table;
 pub use time::Instant;
 pub use tuple::{Address, Prefix, Tuple};

@@ -19,7 +19,7 @@ mod tags;
 
 use std::time::Duration;
 
-use packet::{Instant, PortId, prefetch};
+use packet::{Instant, PortId, Table, prefetch};
 
 /// Bits of a network's generation that an entry keeps.
 pub(crate) const GENERATION_MASK: u32 = (1 << 20) - 1;
@@ -227,7 +227,7 @@ pub(crate) struct Reader<'a> {
 /// One worker's decisions. See the module header.
 #[derive(Debug)]
 pub(crate) struct FlowCache {
-    sets: Box<[Set]>,
+    sets: Table<Set>,
     mask: u32,
     seed: [u64; 2],
 }
@@ -237,7 +237,7 @@ impl FlowCache {
     pub(crate) fn new(flows: usize, seed: [u64; 2]) -> Self {
         let sets = flows.div_ceil(WAYS).next_power_of_two();
         let mask = u32::try_from(sets - 1).expect("Limits keep flows far below 2^32");
-        Self { sets: vec![Set([Decided::EMPTY; WAYS]); sets].into_boxed_slice(), mask, seed }
+        Self { sets: Table::new(sets, |_| Set([Decided::EMPTY; WAYS])), mask, seed }
     }
 
     /// Returns the cache for reading.

@@ -12,7 +12,7 @@
 //! them, and connections whose slots may be used again need no look from the fast path (see
 //! [`Connections`](crate::tables::connections)).
 
-use packet::{Instant, PortId, prefetch_at};
+use packet::{Instant, PortId, Table, prefetch_at};
 
 use super::Tick;
 use super::tags::{GROUP, Tags};
@@ -289,7 +289,7 @@ const NOWHERE: u32 = u32::MAX;
 /// One worker's decisions of one family. See the module header.
 #[derive(Debug)]
 pub(crate) struct RoutedCache<K: Key> {
-    entries: Box<[Entry<K>]>,
+    entries: Table<Entry<K>>,
     tags: Tags,
     seed: [u64; 2],
     used: usize,
@@ -301,7 +301,7 @@ impl<K: Key> RoutedCache<K> {
     pub(crate) fn new(flows: usize, seed: [u64; 2]) -> Self {
         let count = flows.max(2 * GROUP).next_power_of_two();
         assert!(count < NOWHERE as usize, "Limits keep flows far below 2^32");
-        let entries = vec![Entry::empty(); count].into_boxed_slice();
+        let entries = Table::new(count, |_| Entry::empty());
         Self { entries, tags: Tags::new(count), seed, used: 0, cursor: 0 }
     }
 

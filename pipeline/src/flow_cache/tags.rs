@@ -8,7 +8,7 @@
 //! Eight bytes are compared at once by arithmetic on the word, on every architecture alike. A byte can be that of another
 //! key (one in 255 for each that is there), so whoever is told a place compares the whole key.
 
-use packet::prefetch_at;
+use packet::{Table, prefetch_at};
 
 /// Entries of a group.
 pub(super) const GROUP: usize = 8;
@@ -18,7 +18,7 @@ const HIGH: u64 = LOW << 7;
 /// The bytes of all entries; 0 for an entry that is free.
 #[derive(Debug)]
 pub(super) struct Tags {
-    groups: Box<[u64]>,
+    groups: Table<u64>,
     mask: usize,
 }
 
@@ -41,7 +41,7 @@ impl Tags {
     pub(super) fn new(entries: usize) -> Self {
         let count = entries / GROUP;
         assert!(count.is_power_of_two() && count >= 2, "{entries} entries are no pairs of groups");
-        Self { groups: vec![0; count].into_boxed_slice(), mask: count - 1 }
+        Self { groups: Table::new(count, |_| 0), mask: count - 1 }
     }
 
     #[inline(always)]
