@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 
-use super::{CONTAINER, FLOATING, HOST, SERVICES, STATION, STATIONS, Subject, Way};
+use super::{CONTAINER, FLOATING, HOST, QUOTA, SERVICES, STATION, STATIONS, Subject, Way};
 use crate::Setting;
 use crate::lab::{Lab, Running, output, sh, wait_until};
 
@@ -192,7 +192,8 @@ fn vswitch(lab: &mut Lab, setting: &Setting, poll: &str, way: Way) -> Result<()>
         "[daemon]\nname = \"{name}\"\nsocket = \"{0}/vswitch.sock\"\nstate_dir = \"{0}/state\"\n\n\
          [workers]\ncpus = [{1}]\npoll = \"{poll}\"\n\n\
          [[network]]\nname = \"net\"\nsubnets = [\"10.77.0.0/24\"]\n\n\
-         [[port]]\nname = \"web\"\nnetwork = \"net\"\nnetns = \"{2}\"\naddresses = [\"{CONTAINER}\"]\n",
+         [[port]]\nname = \"web\"\nnetwork = \"net\"\nnetns = \"{2}\"\naddresses = [\"{CONTAINER}\"]\n\
+         quota = {QUOTA}\n",
         directory.display(),
         setting.switch_cpu,
         lab.ends[0],
