@@ -8,8 +8,8 @@
 //! One loop has two kinds: a packet socket, and a device shared with the host by redirecting it into a tap ([`shared`]),
 //! which is what the way outside of a container is made of.
 //!
-//! They share no line with the ports ([`crate::tap`], [`crate::veth`], [`crate::afxdp`]) on purpose: the ratio
-//! measures the ports, too. The switch itself uses nothing from here.
+//! They share no line that moves frames with the ports ([`crate::tap`], [`crate::veth`], [`crate::afxdp`]) on purpose: the
+//! ratio measures the ports, too. The switch itself uses nothing from here.
 //!
 //! Limits: one queue a device, no VLAN tag is put back in ([`packet`]), no jumbo frames ([`xdp`]).
 

@@ -13,6 +13,8 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use super::{Totals, Wait, check, index_of, run, set_option};
+use crate::bpf::assembler::{Assembler, Helper, R1, R2, R3, W4};
+use crate::bpf::{self, Link, Map, MapSpec};
 
 const CHUNK: usize = 4096;
 const CHUNKS: usize = 16384;
@@ -246,82 +248,36 @@ fn map(fd: RawFd, len: usize, flags: i32, offset: libc::off_t) -> io::Result<*mu
 /// The XDP program `redirect_map(&sockets, queue, XDP_PASS)`, its map, and the link that keeps it attached
 /// until the process ends.
 struct Program {
-    map: OwnedFd,
-    _link: OwnedFd,
-}
-
-/// `union bpf_attr`, filled by offset; the offsets are the kernel's ABI (`uapi/linux/bpf.h`).
-#[repr(C, align(8))]
-struct Attributes([u8; 128]);
-
-impl Attributes {
-    fn new() -> Self {
-        Self([0; 128])
-    }
-
-    fn word(mut self, offset: usize, value: u32) -> Self {
-        self.0[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
-        self
-    }
-
-    fn long(mut self, offset: usize, value: u64) -> Self {
-        self.0[offset..offset + 8].copy_from_slice(&value.to_ne_bytes());
-        self
-    }
-
-    fn call(mut self, command: u32) -> io::Result<i32> {
-        // SAFETY: the attributes live through the call; pointers in them are to the caller's live values.
-        let result = unsafe { libc::syscall(libc::SYS_bpf, command, self.0.as_mut_ptr(), 128) };
-        check(i32::try_from(result).map_err(|_| io::ErrorKind::InvalidData)?)
-    }
-
-    fn open(self, command: u32) -> io::Result<OwnedFd> {
-        let fd = self.call(command)?;
-        // SAFETY: a new descriptor that nobody else knows.
-        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-    }
+    map: Map,
+    _link: Link,
 }
 
 impl Program {
     fn attach(device: u32) -> io::Result<Self> {
-        let raw = |fd: &OwnedFd| u32::try_from(fd.as_raw_fd()).expect("descriptors are positive");
-        // MAP_CREATE: type XSKMAP, key 4, value 4, one entry.
-        let map = Attributes::new().word(0, 17).word(4, 4).word(8, 4).word(12, 1).open(0)?;
-        let instruction = |code: u64, registers: u64, offset: u64, value: u32| {
-            code | registers << 8 | offset << 16 | u64::from(value) << 32
-        };
-        let program = [
-            instruction(0x61, 0x12, 16, 0),        // r2 = context->rx_queue_index
-            instruction(0x18, 0x11, 0, raw(&map)), // r1 = map
-            0,
-            instruction(0xb7, 0x03, 0, 2), // r3 = XDP_PASS
-            instruction(0x85, 0, 0, 51),   // call redirect_map
-            instruction(0x95, 0, 0, 0),    // exit
-        ];
-        let licence = c"GPL";
-        // PROG_LOAD: type XDP, instructions, licence, expected_attach_type XDP.
-        let program = Attributes::new()
-            .word(0, 6)
-            .word(4, 6)
-            .long(8, program.as_ptr() as u64)
-            .long(16, licence.as_ptr() as u64)
-            .word(68, 37)
-            .open(5)?;
-        // LINK_CREATE: program, device, attach type XDP, XDP_FLAGS_DRV_MODE.
-        let link =
-            Attributes::new().word(0, raw(&program)).word(4, device).word(8, 37).word(12, 4).open(28)?;
-        Ok(Self { map, _link: link })
+        const RX_QUEUE_INDEX: i16 = 16;
+        const XDP_PASS: i32 = 2;
+        const XDP_FLAGS_DRV_MODE: u32 = 4;
+
+        let name = "bare_xsk";
+        let map = Map::create(MapSpec {
+            name,
+            kind: bpf::MAP_TYPE_XSKMAP,
+            key_len: 4,
+            value_len: 4,
+            entries: 1,
+            flags: 0,
+        })?;
+        let mut a = Assembler::default();
+        a.load(W4, R2, R1, RX_QUEUE_INDEX);
+        a.map(R1, &map);
+        a.set(R3, XDP_PASS);
+        a.call(Helper::RedirectMap);
+        a.exit();
+        let program = bpf::Program::load(name, bpf::PROG_TYPE_XDP, bpf::XDP, 0, &a.finish())?;
+        Ok(Self { map, _link: program.attach(device, bpf::XDP, XDP_FLAGS_DRV_MODE)? })
     }
 
     fn redirect_to(&self, socket: RawFd) -> io::Result<()> {
-        let (key, value) = (0_u32, socket);
-        let map = u32::try_from(self.map.as_raw_fd()).expect("descriptors are positive");
-        // MAP_UPDATE_ELEM.
-        Attributes::new()
-            .word(0, map)
-            .long(8, (&raw const key) as u64)
-            .long(16, (&raw const value) as u64)
-            .call(2)
-            .map(drop)
+        self.map.set(&0_u32.to_ne_bytes(), &socket.to_ne_bytes())
     }
 }
