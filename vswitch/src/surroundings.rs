@@ -83,6 +83,8 @@ pub struct Surroundings {
     pub routes: Vec<OutsideRoute>,
     /// Who is where outside, as far as the kernel knows.
     pub neighbors: Vec<(PortId, IpAddr, MacAddr)>,
+    /// Addresses outside that another station has, whatever the configuration says.
+    pub taken: Vec<IpAddr>,
     /// The tap to the host, unless there is none.
     pub host: Option<HostTap>,
 }

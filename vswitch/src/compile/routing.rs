@@ -171,6 +171,7 @@ pub(super) fn outer_network(plan: &Plan<'_>, id: NetworkId) -> NetworkInfo {
         addresses.dedup();
         // First the own ones: questions are asked from these.
         addresses.splice(0..0, plan.surroundings.own_addresses());
+        addresses.retain(|address| !plan.surroundings.taken.contains(address));
         // Each device has its own MAC.
         (MacAddr::ZERO, addresses)
     } else {

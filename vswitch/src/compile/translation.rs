@@ -10,11 +10,15 @@ use pipeline::{PublishedService, Source, Translation, Translations};
 
 use super::{Member, Plan, routing};
 
-/// Returns all translations. What names a port that is not there, or that has no address of the family, waits.
+/// Returns all translations. What names a port that is not there, or that has no address of the family,
+/// waits; so does a floating IP that another station has.
 pub(super) fn all(plan: &Plan<'_>) -> Translations {
     let mut list = Vec::new();
     let mut sources = std::collections::HashMap::new();
     for floating in &plan.floating_ips {
+        if plan.surroundings.taken.contains(&floating.address) {
+            continue;
+        }
         let Some((member, network)) = attached(plan, &floating.port) else { continue };
         let Some(inside) = floating.inside(member.port) else { continue };
         list.push(Translation {

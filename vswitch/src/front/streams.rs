@@ -130,7 +130,7 @@ async fn feed(
 }
 
 async fn port_names(manager: &Shared) -> HashMap<PortId, String> {
-    manager.lock().await.ports.iter().map(|(name, attached)| (attached.id, name.clone())).collect()
+    manager.lock().await.port_names()
 }
 
 /// Returns a body with the frames of a port as pcapng.

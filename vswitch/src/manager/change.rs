@@ -185,7 +185,10 @@ impl Manager {
         // At a start devices are used as they can be.
         let mut tried = false;
         if made.is_ok() && missing == Missing::Refuse {
-            made = self.try_uplink(&next.settings.uplink).await;
+            made = self.try_addresses(&next).await;
+            if made.is_ok() {
+                made = self.try_uplink(&next.settings.uplink).await;
+            }
             tried = true;
         }
         let stored = made.and_then(|()| self.commit(next).map_err(Refusal::from));

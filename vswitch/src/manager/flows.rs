@@ -42,8 +42,39 @@ impl Manager {
         }
     }
 
+    /// Returns the ports of the switch's own: devices that lead outside, and the host's tap.
+    pub(super) fn outer_ports(&self) -> Vec<(PortId, String)> {
+        let uplinks = self.surroundings.uplinks.iter().map(|uplink| (uplink.id, uplink.name.clone()));
+        uplinks.chain(self.surroundings.host.iter().map(|host| (host.id, "host".to_owned()))).collect()
+    }
+
+    /// Returns what all ports are called.
+    pub fn port_names(&self) -> std::collections::HashMap<PortId, String> {
+        let ports = self.ports.iter().map(|(name, attached)| (attached.id, name.clone()));
+        ports.chain(self.outer_ports()).collect()
+    }
+
+    /// Returns what the stages say with names in the place of numbers.
+    fn named(&self, note: &str) -> String {
+        // Not every "port": there are L4 ports, too.
+        let ports = ["at port ", "leaves by port ", "bytes of port "];
+        let places = ports.into_iter().chain(["into network "]);
+        for place in places {
+            let Some((before, after)) = note.split_once(place) else { continue };
+            let end = after.find(|c: char| !c.is_ascii_digit()).unwrap_or(after.len());
+            let Ok(number) = after[..end].parse() else { continue };
+            let name = match place {
+                "into network " => Some(self.called_network(NetworkId(number))),
+                _ => self.called_port(PortId(number)),
+            };
+            let Some(name) = name else { continue };
+            return format!("{before}{place}'{name}'{}", &after[end..]);
+        }
+        note.to_owned()
+    }
+
     /// Returns what people call a port, one of the switch's own included.
-    fn called_port(&self, id: PortId) -> Option<String> {
+    pub(crate) fn called_port(&self, id: PortId) -> Option<String> {
         let uplink =
             || self.surroundings.uplinks.iter().find(|uplink| uplink.id == id).map(|u| u.name.as_str());
         let host = || self.surroundings.host.as_ref().filter(|host| host.id == id).map(|_| "host");

@@ -113,6 +113,8 @@ impl Shown for FloatingIp {
             };
             floating.inside(port).ok_or_else(none)
         });
+        let taken = manager.outside.as_ref().and_then(|outside| outside.taken(floating.address));
+        let ready = ready.and_then(|inside| taken.map_or(Ok(inside), Err));
         let (state, reason, inside) = state(ready);
         let (name, config) = (floating.name(), floating.clone());
         FloatingIpView { name, config, owner: owned.owner, state, reason, inside }

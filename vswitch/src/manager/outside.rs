@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use config::Network;
 use packet::PortId;
-use pipeline::requests::{Form, announce};
+use pipeline::requests::{Form, announce, solicit};
 use tokio::sync::watch;
 
 use super::Manager;
@@ -26,10 +26,12 @@ use crate::uplink::{HOST_TAP, Uplink, relay_addresses};
 
 mod around;
 mod devices;
+mod probing;
 mod publishing;
 
 use devices::Device;
 pub(super) use devices::sockets;
+use probing::Probing;
 
 /// How long after a failure it is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -54,6 +56,7 @@ pub struct Outside {
     troubles: BTreeSet<String>,
     /// When these are looked at again.
     again: Instant,
+    probing: Probing,
     /// What was told by which device, and whose it was.
     announced: BTreeMap<(PortId, IpAddr), String>,
     /// L4 ports that were chosen for published ports that any would do for.
@@ -79,6 +82,7 @@ impl Outside {
             looked_for_leftovers: false,
             troubles: BTreeSet::new(),
             again: Instant::now(),
+            probing: Probing::default(),
             announced: BTreeMap::new(),
             chosen: BTreeMap::new(),
         })
@@ -94,6 +98,11 @@ impl Outside {
         self.troubles.iter().map(String::as_str).collect()
     }
 
+    /// Says who else has an address, as far as that keeps the switch from using it.
+    pub fn taken(&self, address: IpAddr) -> Option<String> {
+        self.probing.owner(address).map(ToString::to_string)
+    }
+
     /// Returns the host as it is now.
     pub fn state(&self) -> HostState {
         self.host.borrow().clone()
@@ -107,13 +116,6 @@ impl Outside {
     /// Returns the L4 port that was chosen for a published port.
     pub fn chosen(&self, name: &str) -> Option<u16> {
         self.chosen.get(name).copied()
-    }
-
-    /// Has the host's kernel find out who has an address behind a device.
-    pub fn resolve(&self, port: PortId, address: IpAddr) {
-        if let Some((index, _)) = self.devices.iter().find(|(_, device)| device.id == port) {
-            self.uplink.resolve(*index, address);
-        }
     }
 
     /// Removes all that was made in the host's namespace.
@@ -161,6 +163,7 @@ impl Manager {
         let conflicts = outside.relay.set(self.held(&self.saved.intent, &outside)).await;
         troubles.extend(conflicts.iter().map(|conflict| format!("publish: {conflict}")));
         self.announce(&mut outside).await;
+        troubles.extend(outside.probing.troubles());
         for trouble in troubles.difference(&outside.troubles) {
             self.journal.note("outside_trouble", "", trouble.clone());
         }
@@ -175,6 +178,28 @@ impl Manager {
         if self.outside.as_ref().is_some_and(is_due) {
             self.follow_outside().await;
         }
+    }
+
+    /// Has the host's kernel find out who has an address behind a device.
+    pub(super) async fn have_resolved(&self, port: PortId, address: IpAddr) {
+        let Some(outside) = &self.outside else { return };
+        let Some((index, device)) = outside.devices.iter().find(|(_, device)| device.id == port) else {
+            return;
+        };
+        outside.uplink.resolve(*index, address);
+        let state = outside.state();
+        let mut own = state.addresses.iter().filter(|(of, _)| of == index).map(|(_, net)| net.addr());
+        if address.is_ipv4() || own.clone().any(|own| own.is_ipv6() && is_link_local(own)) {
+            return;
+        }
+        // The kernel asks from a link-local address and from no other. The answer is for it all the same.
+        let Some(source) = own.find(IpAddr::is_ipv6) else { return };
+        let mut pool = packet::FramePool::new(Arc::clone(self.crew.area()));
+        if let Some(frame) = solicit(&mut pool, (device.link.mac, source.into()), address.into(), None) {
+            self.crew.inject(port, 0, frame.bytes()).await;
+            pool.free(frame);
+        }
+        pool.flush();
     }
 
     /// Makes the tap to the host and its routes, when a network is joined to it.
@@ -206,7 +231,9 @@ impl Manager {
         let mut routes: Vec<HostRoute> =
             joined.iter().flat_map(|network| network.subnets.iter().map(|subnet| route(*subnet))).collect();
         let floating = self.saved.intent.floating_ips.values();
-        routes.extend(floating.map(|floating| route(floating.object.address.into())));
+        let floating = floating.map(|floating| floating.object.address);
+        let ours = floating.filter(|address| outside.probing.owner(*address).is_none());
+        routes.extend(ours.map(|address| route(address.into())));
         // And to the switch's own addresses, which the host's kernel does not have.
         let state = outside.host.borrow().clone();
         let is_hosts = |address: IpAddr| state.addresses.iter().any(|(_, net)| net.addr() == address);
@@ -226,7 +253,8 @@ impl Manager {
         for device in outside.devices.values() {
             let floating = floating.clone().map(|floating| (floating.address, floating.port.as_str()));
             let own = self.own_addresses(device, &state).into_iter().map(|own| (own, ""));
-            for (address, port) in floating.chain(own) {
+            let ours = floating.chain(own).filter(|(address, _)| outside.probing.owner(*address).is_none());
+            for (address, port) in ours {
                 let key = (device.id, address);
                 if outside.announced.get(&key).is_none_or(|before| before != port) {
                     for form in [Form::Request, Form::Reply] {

@@ -140,6 +140,7 @@ impl Manager {
     async fn tick(&mut self) {
         self.undo_unconfirmed().await;
         self.retry_waiting().await;
+        self.probe_addresses().await;
         self.retry_outside().await;
         self.tell_restored();
         self.sample();
@@ -172,8 +173,8 @@ impl Manager {
                 self.station_moved(station, from, to).await;
             }
             News::Pipeline(pipeline::Event::Resolve { port, address }) => {
-                if let Some(outside) = &self.outside {
-                    outside.resolve(port, address.ip());
+                if !self.is_probed(address.ip()) {
+                    self.have_resolved(port, address.ip()).await;
                 }
             }
             News::Pipeline(pipeline::Event::Policy { rule, from, tuple }) => {

@@ -293,6 +293,13 @@ impl Manager {
                 drops.push(drop_count(*reason, Some(name.clone()), frames));
             }
         }
+        for (id, name) in self.outer_ports() {
+            let counted = Sample::take(tables, id);
+            for (n, reason) in DropReason::ALL.iter().enumerate().filter(|(n, _)| counted.drops[*n] > 0) {
+                unclaimed[n] = unclaimed[n].saturating_sub(counted.drops[n]);
+                drops.push(drop_count(*reason, Some(name.clone()), counted.drops[n]));
+            }
+        }
         for (reason, frames) in DropReason::ALL.iter().zip(unclaimed).filter(|(_, frames)| *frames > 0) {
             // Of ports that are no more.
             drops.push(drop_count(*reason, None, frames));

@@ -6,7 +6,7 @@ use std::path::Path;
 use packet::Address;
 use ports::steer::{Pair, Reason, Rules, Steering};
 use vswitch::devices::host::Host;
-use vswitch::uplink::{PINS, Uplink, tap_name};
+use vswitch::uplink::{PINS, Uplink, Way, tap_name};
 
 use crate::lab::{HOST, Lab, OUTSIDE, Outcome, eventually, is_udp};
 
@@ -39,9 +39,10 @@ fn a_shared_device_is_adopted_and_given_back() -> Outcome {
     let before = lab.sh("host", "ip -o link");
     let uplink = lab.start()?;
     assert_eq!(tap_name("d0"), "vsw-up-d0");
-    assert!(lab.runtime.block_on(uplink.share("d0")).is_err(), "there is no tap yet");
+    assert!(lab.runtime.block_on(uplink.share("d0", Way::Tap)).is_err(), "there is no tap yet");
     let mut tap = lab.open(&uplink, "vsw-up-d0")?;
-    let steered = lab.runtime.block_on(uplink.share("d0"))?;
+    let steered = lab.runtime.block_on(uplink.set_up_tap("d0"))?;
+    lab.runtime.block_on(uplink.share("d0", Way::Tap))?;
     assert_eq!((steered.device.name.as_str(), steered.tap.name.as_str()), ("d0", "vsw-up-d0"));
     assert!(lab.runtime.block_on(uplink.set_rules(rules()))? > 0);
     send(&lab);
@@ -53,7 +54,8 @@ fn a_shared_device_is_adopted_and_given_back() -> Outcome {
     send(&lab);
     let uplink = lab.start()?;
     let mut tap = lab.open(&uplink, "vsw-up-d0")?;
-    let again = lab.runtime.block_on(uplink.share("d0"))?;
+    let again = lab.runtime.block_on(uplink.set_up_tap("d0"))?;
+    lab.runtime.block_on(uplink.share("d0", Way::Tap))?;
     assert_eq!(again.tap.index, steered.tap.index);
     assert_eq!(lab.runtime.block_on(uplink.set_rules(rules()))?, 0);
     send(&lab);
@@ -63,7 +65,7 @@ fn a_shared_device_is_adopted_and_given_back() -> Outcome {
     // The device has another address: what is for the old one is not for us.
     lab.sh("host", "ip link set d0 address 02:00:00:00:00:99");
     lab.sh("out", "ip neigh flush dev o0");
-    lab.runtime.block_on(uplink.share("d0"))?;
+    lab.runtime.block_on(uplink.share("d0", Way::Tap))?;
     send(&lab);
     tap.expect("the datagram", |frame| is_udp(frame, HOST.into(), b"hello") && frame[5] == 0x99);
 
@@ -82,7 +84,7 @@ fn a_tap_of_somebody_else_is_left_alone() -> Outcome {
     let lab = Lab::new()?;
     let uplink = lab.start()?;
     lab.sh("host", "ip link add vsw-up-d0 type veth peer name x0");
-    let error = lab.runtime.block_on(uplink.share("d0")).expect_err("it is not ours").to_string();
+    let error = lab.runtime.block_on(uplink.share("d0", Way::Tap)).expect_err("it is not ours").to_string();
     assert!(error.contains("'vsw-up-d0' exists already"), "{error}");
     Ok(())
 }
@@ -116,8 +118,8 @@ fn a_kernel_without_tcx_steers_by_classifiers() -> Outcome {
     let mut steering = steering;
     lab.within("host", || -> std::io::Result<()> {
         let mut host = Host::open().map_err(std::io::Error::other)?;
-        steering.detach(pair, &mut host)?;
-        steering.detach(pair, &mut host)
+        steering.detach(pair.device, Some(pair.tap), &mut host)?;
+        steering.detach(pair.device, Some(pair.tap), &mut host)
     })?;
     assert_eq!(lab.sh("host", "tc filter show dev d0 ingress").matches("direct-action").count(), 0);
     Steering::remove(&pins)?;

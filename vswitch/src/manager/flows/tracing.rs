@@ -40,7 +40,10 @@ impl Manager {
         let snapshot = self.crew.snapshot();
         let (trace, verdict) = self.walk(&snapshot, &frame, attached.id);
         let steps = trace.steps.into_iter();
-        let steps = steps.map(|step| TraceStep { stage: step.stage.to_owned(), notes: step.notes });
+        let steps = steps.map(|step| TraceStep {
+            stage: step.stage.to_owned(),
+            notes: step.notes.iter().map(|note| self.named(note)).collect(),
+        });
         let reply = TraceReply {
             from: name.clone(),
             packet: probe.to_string(),
@@ -70,7 +73,10 @@ impl Manager {
         }
         let (trace, verdict) = self.walk(&snapshot, frame, from);
         let steps = trace.steps.into_iter();
-        let steps = steps.map(|step| TraceStep { stage: step.stage.to_owned(), notes: step.notes });
+        let steps = steps.map(|step| TraceStep {
+            stage: step.stage.to_owned(),
+            notes: step.notes.iter().map(|note| self.named(note)).collect(),
+        });
         let packet = format!("{}, {} bytes", headers.tuple, frame.len());
         Some(self.verdict(
             verdict,

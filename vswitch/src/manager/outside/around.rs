@@ -18,7 +18,7 @@ use crate::uplink::{Way, relay_addresses};
 
 impl Manager {
     /// Returns the addresses that the switch itself has at a device, with their prefix lengths: none at one that is shared.
-    fn own_networks(&self, device: &Device, state: &HostState) -> Vec<IpNet> {
+    pub(super) fn own_networks(&self, device: &Device, state: &HostState) -> Vec<IpNet> {
         let wish = &self.saved.intent.settings.uplink;
         if device.way != Way::Dedicated {
             return Vec::new();
@@ -79,6 +79,7 @@ impl Manager {
             addresses,
             uplinks: uplinks.collect(),
             routes: self.outside_routes(outside, state),
+            taken: outside.probing.taken().collect(),
             neighbors: neighbors.collect(),
             host,
         }
@@ -123,6 +124,8 @@ impl Manager {
                 }
             }
         }
+        // Answers about addresses that the switch would like to have.
+        floating.extend(&outside.probing.candidates);
         let range = intent.settings.uplink.ports;
         let dedicated = |device: &Device| device.way == Way::Dedicated;
         let is_shared = |port| outside.devices.values().any(|device| device.id == port && !dedicated(device));
