@@ -30,7 +30,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use packet::header::protocol;
-use packet::{Address, NetworkId};
+use packet::{Address, NetworkId, prefetch_at};
 
 pub use usage::PoolUsage;
 
@@ -259,6 +259,9 @@ impl NatPorts {
             return None;
         }
         shard.free = self.links[slot as usize].load(Ordering::Relaxed);
+        // PERF: as in the connection table.
+        prefetch_at(&self.mappings, shard.free as usize);
+        prefetch_at(&self.links, shard.free as usize);
         let pool_hash = self.pool_hash(pool, protocol);
         *self.lock(slot) = Mapping {
             inside: inside.address,

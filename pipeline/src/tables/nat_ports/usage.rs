@@ -65,8 +65,9 @@ impl Usages {
     fn with<R>(&self, pool: u64, change: impl FnOnce(&Usage) -> R) {
         let pool = pool.max(1);
         let own = self.places(pool).find(|usage| {
-            let was = usage.pool.compare_exchange(0, pool, Ordering::Relaxed, Ordering::Relaxed);
-            was.is_ok() || was == Err(pool)
+            let known = usage.pool.load(Ordering::Relaxed);
+            let take = || usage.pool.compare_exchange(0, pool, Ordering::Relaxed, Ordering::Relaxed);
+            known == pool || known == 0 && take().map_or_else(|was| was == pool, |_| true)
         });
         if let Some(usage) = own {
             change(usage);
