@@ -68,6 +68,22 @@ drop_reasons! {
     Fragment = "fragment",
     /// Nobody answered for the address of the next hop, or too many packets wait for it.
     Unresolved = "unresolved",
+    /// A packet of the overlay that is cut off or inconsistent, has no valid identifier, or a wrong outer checksum.
+    VxlanMalformed = "vxlan_malformed",
+    /// A packet of the overlay whose network identifier is none of ours.
+    UnknownVni = "unknown_vni",
+    /// A packet of the overlay from an address that is no endpoint we know, where none may be learned.
+    UnknownVtep = "unknown_vtep",
+    /// A packet of the overlay with another one to our own endpoint inside.
+    Nested = "nested",
+    /// What came from another host has the source MAC of a local port, of another host's endpoint, or of the gateway.
+    VtepSpoof = "vtep_spoof",
+    /// Congestion was met on the way through a tunnel, and the packet's ends do not understand marks (RFC 6040).
+    Ecn = "ecn",
+    /// It came from a tunnel and would go into one: its sender has sent it there itself.
+    SplitHorizon = "split_horizon",
+    /// The endpoint that the destination is behind is not known (any more).
+    NoVtep = "no_vtep",
     /// It is longer than the MTU of the port it would leave by.
     Mtu = "mtu",
     /// The port it came from or would leave by is down, disabled or gone.

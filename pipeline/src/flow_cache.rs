@@ -19,7 +19,7 @@ mod tags;
 
 use std::time::Duration;
 
-use packet::{Instant, PortId, Table, prefetch};
+use packet::{Instant, PortId, Table, VtepId, prefetch};
 
 /// Bits of a network's generation that an entry keeps.
 pub(crate) const GENERATION_MASK: u32 = (1 << 20) - 1;
@@ -73,10 +73,11 @@ impl FlowKey {
     /// "A tag", so that one with VLAN 0 differs from none.
     const TAGGED: u64 = 1 << 47;
 
-    /// Makes the key of a frame that begins with `head`: both MACs, type, and what follows it.
+    /// Makes the key of a frame that begins with `head`: both MACs, type, and what follows it. `vtep` is the number of the
+    /// endpoint that it came from, when `from` is a tunnel, else 0: where others have the tag, which is nothing to be in a tunnel.
     /// [`FlowKey::NONE`] when a decision about it cannot be kept: it goes to a group, or is ARP, which has to be read every time.
     #[inline(always)]
-    pub(crate) fn new(head: &[u8; 16], from: PortId) -> Self {
+    pub(crate) fn new(head: &[u8; 16], from: PortId, vtep: u16) -> Self {
         const VLAN: u64 = u16::from_le_bytes(0x8100u16.to_be_bytes()) as u64;
         const ARP: u64 = u16::from_le_bytes(0x0806u16.to_be_bytes()) as u64;
         let [low, high] = [0, 8].map(|at| {
@@ -85,10 +86,10 @@ impl FlowKey {
             u64::from_le_bytes(word)
         });
         let kind = high >> 32 & 0xffff;
-        if low & 1 != 0 || kind == ARP {
+        if low & 1 != 0 || kind == ARP || vtep != 0 && kind == VLAN {
             return Self::NONE;
         }
-        let mut high = high & 0xffff_ffff | u64::from(from.0) << 48;
+        let mut high = high & 0xffff_ffff | u64::from(vtep) << 32 | u64::from(from.0) << 48;
         if kind == VLAN {
             high |= u64::from(u16::from_be_bytes([head[14], head[15]]) & 0x0fff) << 32 | Self::TAGGED;
         }
@@ -146,6 +147,8 @@ pub struct Transform {
     pub to: PortId,
     /// What happens to the VLAN tag.
     pub tag: TagAction,
+    /// When the port is a tunnel, the endpoint; `None`: all of the network's.
+    pub vtep: Option<VtepId>,
 }
 
 /// One decision: 32 bytes.
@@ -209,6 +212,7 @@ impl Decided {
         Transform {
             to: PortId(self.action & ((1 << ACTION_SHIFT) - 1)),
             tag: TagAction::from_bits(self.action >> ACTION_SHIFT),
+            vtep: None,
         }
     }
 

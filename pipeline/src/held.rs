@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use packet::{Frame, Instant, PortId};
 
+use crate::flow_cache::Transform;
 use crate::tables::NeighborKey;
 
 /// How many frames wait in all.
@@ -26,6 +27,8 @@ pub(crate) struct Waiting {
     pub(crate) frame: Frame,
     /// The port it came by.
     pub(crate) from: PortId,
+    /// It is decided: it only has to be packed for this tunnel and endpoint. Else it walks once more.
+    pub(crate) to: Option<Transform>,
     since: Instant,
 }
 
@@ -55,13 +58,14 @@ impl Held {
         neighbor: NeighborKey,
         frame: Frame,
         from: PortId,
+        to: Option<Transform>,
         now: Instant,
     ) -> Result<(), Frame> {
         let same = self.0.iter().filter(|waiting| waiting.neighbor == neighbor).count();
         if same >= PER_NEIGHBOR || self.0.len() == CAPACITY {
             return Err(frame);
         }
-        self.0.push(Waiting { neighbor, frame, from, since: now });
+        self.0.push(Waiting { neighbor, frame, from, to, since: now });
         Ok(())
     }
 

@@ -26,6 +26,7 @@ mod held;
 mod hit;
 pub mod mss;
 mod outputs;
+mod overlay;
 mod parse;
 pub mod policy;
 #[cfg(test)]
@@ -42,9 +43,12 @@ pub mod walk;
 
 /// The stages, in the order in which a packet passes them. A stage never imports another.
 pub mod stages {
+    // Most of what comes from other hosts was opened before.
+    pub mod decap;
+    // Keep the order of the walk, which is not the alphabet's.
     pub mod guard;
     pub mod loops;
-    // Keep the order of the walk, which is not the alphabet's.
+    // Where it is, and what can be answered at once.
     pub mod learn;
     pub mod proxy;
     // Where the frame goes on its link: to a station, or to the router.
@@ -57,13 +61,15 @@ pub mod stages {
     pub mod policy;
     pub mod route;
     pub mod snat;
-    // What is decided leaves.
+    // What is decided leaves, packed when it leaves by a tunnel.
+    pub mod encap;
     pub mod output;
 }
 
 use std::sync::Arc;
 
-use packet::{Batch, Frame, FramePool, Instant, PortId};
+use packet::segment::MAX_SEGMENTS;
+use packet::{Batch, Frame, FramePool, Instant, PortId, VtepId};
 
 pub use drop_log::{DropLog, DropRecord, HEAD_LEN};
 pub use drop_reason::DropReason;
@@ -71,9 +77,9 @@ pub use event::Event;
 pub use flow_cache::{StationRef, TagAction, Transform};
 pub use outputs::Outputs;
 pub use snapshot::{
-    Domain, DomainKind, DomainSpec, Gateway, Guard, HandBack, Hop, MAX_PORTS, Neighbor, NetworkInfo,
-    PortInfo, PublishedService, Route, Router, RouterSpec, Snapshot, SnapshotBuilder, Source, Translation,
-    Translations, VlanMode, VlanSet,
+    Domain, DomainKind, DomainSpec, Dscp, Gateway, Guard, HandBack, Hop, MAX_PORTS, Neighbor, NetworkInfo,
+    OVERHEAD_V4, OVERHEAD_V6, OverlayInfo, PortInfo, PublishedService, Route, Router, RouterSpec, Snapshot,
+    SnapshotBuilder, Source, Translation, Translations, TunnelInfo, VlanMode, VlanSet, mtu_within,
 };
 pub use tables::{Limits, Tables};
 
@@ -82,6 +88,7 @@ use flow_cache::FlowCache;
 use flow_cache::routed::{Key4, Key6, RoutedCache};
 use held::Held;
 use hit::{Run, Undecided, Why};
+use overlay::encap::Templates;
 use parse::Flow;
 use slow::Death;
 use tables::{Fragments, NeighborKey, Target};
@@ -99,6 +106,7 @@ fn walk_stages(packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk) -> Step {
             }
         };
     }
+    step!(decap);
     step!(loops);
     step!(guard);
     step!(learn);
@@ -112,6 +120,7 @@ fn walk_stages(packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk) -> Step {
     step!(forward);
     step!(neighbor);
     step!(output);
+    step!(encap);
     Step::Done
 }
 
@@ -140,7 +149,11 @@ pub struct Pipeline {
     /// Lists that are empty between calls, kept for their memory.
     pieces: Vec<Frame>,
     late: Vec<(Frame, PortId)>,
+    segments: Vec<Frame>,
+    vteps: Vec<VtepId>,
     questions: Vec<(NeighborKey, Option<Target>)>,
+    /// What goes before packets to other hosts.
+    templates: Templates,
     events: Events,
     drop_log: Option<DropLog>,
     /// The rule that decided last, and how often since that was counted where all workers count.
@@ -162,6 +175,9 @@ impl Pipeline {
             upkeep: Upkeep::default(),
             pieces: Vec::with_capacity(64),
             late: Vec::with_capacity(256),
+            segments: Vec::with_capacity(MAX_SEGMENTS),
+            vteps: Vec::with_capacity(tables.limits().vteps),
+            templates: Templates::new(tables.limits().vteps),
             questions: Vec::with_capacity(256),
             events: Events::new(),
             drop_log: None,
@@ -212,6 +228,9 @@ impl Pipeline {
     /// back to `pool` and was counted under a reason, or waits (see [`Pipeline::held_frames`]).
     pub fn run(&mut self, batch: &mut Batch, outputs: &mut Outputs, pool: &mut FramePool, now: Instant) {
         self.wake_cache(now);
+        if self.snapshot.overlay().info.is_some() {
+            self.open(batch);
+        }
         self.parse(batch);
         let mut turn = Turn { outputs, pool, now };
         let flows = std::mem::take(&mut self.flows);
@@ -248,6 +267,9 @@ impl Pipeline {
         let vlan = self.snapshot.ingress(from).untagged;
         if tag::apply(&mut frame, transform.tag, vlan).is_none() {
             return self.drop_frame(frame, from, DropReason::NoMemory.into(), turn);
+        }
+        if self.snapshot.is_tunnel(transform.to) {
+            return self.send_tunnel(frame, transform, turn);
         }
         match turn.outputs.push(transform.to, frame) {
             Ok(()) => self.counters().ledger.forwarded.add(1),

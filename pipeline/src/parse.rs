@@ -7,7 +7,7 @@
 //! The key of a packet that qualifies is not kept but read again in the second pass, when the frame is at hand anyway.
 //! Its hash is: a second look at it says which entry may have the key (`flow_cache/tags.rs`), and asks for that.
 
-use packet::{Batch, Frame, MacAddr, PortId};
+use packet::{Batch, Frame, MacAddr, PortId, VtepId};
 
 use crate::Pipeline;
 use crate::flow_cache::routed::{Key4, Key6, RoutedCache, Spot};
@@ -62,10 +62,11 @@ pub(crate) enum AnyKey {
 
 impl Flow {
     /// Returns what a decision about a routed or tracked packet is kept under. The frame is as it came.
-    pub(crate) fn key_of(&self, frame: &Frame, from: PortId) -> AnyKey {
+    /// `vtep` is the endpoint that it came from, 0 for none.
+    pub(crate) fn key_of(&self, frame: &Frame, from: PortId, vtep: u16) -> AnyKey {
         let bytes = frame.bytes();
-        let v4 = |query| bytes.first_chunk().map(|head| AnyKey::V4(key4(head, from, query)));
-        let v6 = |query| bytes.first_chunk().map(|head| AnyKey::V6(key6(head, from, query)));
+        let v4 = |query| bytes.first_chunk().map(|head| AnyKey::V4(key4(head, from, vtep, query)));
+        let v6 = |query| bytes.first_chunk().map(|head| AnyKey::V6(key6(head, from, vtep, query)));
         let key = match self {
             Self::Bridged { .. } => None,
             Self::V4(_) => v4(false),
@@ -85,12 +86,16 @@ impl Flow {
     }
 }
 
-/// Says whether the frame is for the routing stages: for the router's MAC, or on a tracked network for anybody.
+/// Says whether the frame is for the routing stages: for the router's MAC, or on a tracked network for anybody. So is what
+/// comes from a tunnel and was routed on its way.
 #[inline(always)]
 pub(crate) fn concerns(bytes: &[u8], ingress: &Ingress) -> bool {
-    bytes
-        .first_chunk::<6>()
-        .is_some_and(|to| MacAddr(*to) == ingress.router_mac || ingress.tracked && to[0] & 1 == 0)
+    bytes.first_chunk::<8>().is_some_and(|head| {
+        let [to @ .., block_a, block_b] = *head;
+        // A peer has routed it: see `TunnelInfo`.
+        let was_routed = || ingress.is_tunnel && ingress.router_mac.0[..2] == [block_a, block_b];
+        MacAddr(to) == ingress.router_mac || (ingress.tracked || was_routed()) && to[0] & 1 == 0
+    })
 }
 
 /// [`concerns`] for a run of frames from one port, by one comparison.
@@ -109,6 +114,13 @@ impl Concern {
         } else {
             Self { value: u64::from_le_bytes([a, b, c, d, e, f, 0, 0]), mask: (1 << 48) - 1 }
         }
+    }
+
+    /// As [`Concern::new`], for what comes from a tunnel and was routed on its way.
+    fn routed(ingress: &Ingress) -> Self {
+        let [a, b, ..] = ingress.router_mac.0;
+        // To a station, from a MAC of the block that ours is of.
+        Self { value: u64::from_le_bytes([0, 0, 0, 0, 0, 0, a, b]), mask: 0xffff << 48 | 1 }
     }
 
     #[inline(always)]
@@ -131,34 +143,42 @@ struct Parser<'a> {
     routed6: &'a RoutedCache<Key6>,
     from: PortId,
     concern: Concern,
+    /// For tunnels.
+    routed: Concern,
 }
 
 impl Parser<'_> {
     #[inline(always)]
-    fn bridged(&self, bytes: &[u8]) -> Flow {
-        let key = bytes.first_chunk::<16>().map_or(FlowKey::NONE, |head| FlowKey::new(head, self.from));
+    fn bridged(&self, bytes: &[u8], vtep: u16) -> Flow {
+        let key = bytes.first_chunk::<16>().map_or(FlowKey::NONE, |head| FlowKey::new(head, self.from, vtep));
         Flow::Bridged { key, place: self.bridged.locate(key) }
     }
 
+    /// `vtep` is 0 unless the frames come from a tunnel.
     #[inline(always)]
-    fn any(&self, bytes: &[u8]) -> Flow {
-        let Some(head) = bytes.first_chunk::<LEN4>() else { return self.short(bytes) };
-        if !self.concern.holds(word(head, 0)) {
-            return self.bridged(bytes);
+    fn any<const TUNNEL: bool>(&self, bytes: &[u8], vtep: u16) -> Flow {
+        let Some(head) = bytes.first_chunk::<LEN4>() else { return self.short(bytes, vtep) };
+        let first = word(head, 0);
+        if !(self.concern.holds(first) || TUNNEL && self.routed.holds(first)) {
+            return self.bridged(bytes, vtep);
         }
         let kind = word(head, 12);
         if kind & IPV4_MASK == IPV4 {
             match transport4(bytes, head) {
-                Some(Transport::Ports) => Flow::V4(self.routed4.locate(&key4(head, self.from, false))),
-                Some(Transport::Query) => Flow::Query4(self.routed4.locate(&key4(head, self.from, true))),
+                Some(Transport::Ports) => Flow::V4(self.routed4.locate(&key4(head, self.from, vtep, false))),
+                Some(Transport::Query) => {
+                    Flow::Query4(self.routed4.locate(&key4(head, self.from, vtep, true)))
+                }
                 None => Flow::default(),
             }
         } else if kind & IPV6_MASK == IPV6
             && let Some(head) = bytes.first_chunk::<LEN6>()
         {
             match transport6(bytes, head) {
-                Some(Transport::Ports) => Flow::V6(self.routed6.locate(&key6(head, self.from, false))),
-                Some(Transport::Query) => Flow::Query6(self.routed6.locate(&key6(head, self.from, true))),
+                Some(Transport::Ports) => Flow::V6(self.routed6.locate(&key6(head, self.from, vtep, false))),
+                Some(Transport::Query) => {
+                    Flow::Query6(self.routed6.locate(&key6(head, self.from, vtep, true)))
+                }
                 None => Flow::default(),
             }
         } else {
@@ -168,13 +188,13 @@ impl Parser<'_> {
 
     /// A frame without room for the shortest packet that qualifies.
     #[cold]
-    fn short(&self, bytes: &[u8]) -> Flow {
+    fn short(&self, bytes: &[u8], vtep: u16) -> Flow {
         let mut first = [0; 8];
         let concerned = bytes.first_chunk::<6>().is_some_and(|to| {
             first[..6].copy_from_slice(to);
             self.concern.holds(u64::from_le_bytes(first))
         });
-        if concerned { Flow::default() } else { self.bridged(bytes) }
+        if concerned || vtep != 0 { Flow::default() } else { self.bridged(bytes, vtep) }
     }
 }
 
@@ -233,19 +253,30 @@ impl Pipeline {
             (these, frames) = frames.split_at(run.len());
             (places, flows) = std::mem::take(&mut flows).split_at_mut(run.len());
             let ingress = snapshot.ingress(from);
-            let parser =
-                Parser { bridged: cache.reader(), routed4, routed6, from, concern: Concern::new(&ingress) };
+            let (concern, routed) = (Concern::new(&ingress), Concern::routed(&ingress));
+            let parser = Parser { bridged: cache.reader(), routed4, routed6, from, concern, routed };
             let mut bytes = 0;
-            if ingress.only_bridges() {
+            if ingress.is_tunnel {
+                aims = true;
+                let bridges = ingress.only_bridges();
                 for (frame, flow) in these.iter().zip(places) {
                     bytes += frame.len() as u64;
-                    *flow = parser.bridged(frame.bytes());
+                    let vtep = VtepId::raw(frame.vtep());
+                    *flow = match bridges {
+                        true => parser.bridged(frame.bytes(), vtep),
+                        false => parser.any::<true>(frame.bytes(), vtep),
+                    };
+                }
+            } else if ingress.only_bridges() {
+                for (frame, flow) in these.iter().zip(places) {
+                    bytes += frame.len() as u64;
+                    *flow = parser.bridged(frame.bytes(), 0);
                 }
             } else {
                 aims = true;
                 for (frame, flow) in these.iter().zip(places) {
                     bytes += frame.len() as u64;
-                    *flow = parser.any(frame.bytes());
+                    *flow = parser.any::<false>(frame.bytes(), 0);
                 }
             }
             runs.push((from, run.len()));

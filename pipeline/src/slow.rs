@@ -9,14 +9,14 @@ mod route;
 
 use std::sync::Arc;
 
-use packet::{Frame, PortId};
+use packet::{Frame, PortId, VtepId};
 
 use crate::flow_cache::{FlowKey, StationRef, Tick, Transform};
 use crate::headers::Headers;
 use crate::parse::{self, AnyKey};
 use crate::stages::{loops::Probe, output};
 use crate::tables::connections::End;
-use crate::tables::{Kind, LearnLimits, Learned, StationKey};
+use crate::tables::{At, Kind, LearnLimits, Learned, StationKey};
 use crate::walk::{Answer, Decision, Effect, Lookup, Packet, Shape, Step, View, Walk};
 use crate::{DropReason, Event, Flow, HandBack, Pipeline, Snapshot, Turn, answer, walk_stages};
 
@@ -43,6 +43,13 @@ impl Pipeline {
     /// Decides a packet that the cache knows nothing of.
     pub(crate) fn miss(&mut self, frame: Frame, flow: &Flow, from: PortId, turn: &mut Turn<'_>) {
         self.counters().ledger.cache_misses.add(1);
+        let mut frame = frame;
+        if self.snapshot.ingress(from).is_underlay {
+            match self.open_late(frame, from, turn) {
+                Some(unopened) => frame = unopened,
+                None => return,
+            }
+        }
         let headers = match self.headers(&frame, from) {
             Ok(headers) => headers,
             Err(reason) => return self.drop_frame(frame, from, reason.into(), turn),
@@ -84,7 +91,9 @@ impl Pipeline {
         };
         match walk.decision {
             Decision::Forward { transform, station } => {
-                match (flow.key_of(&frame, from), connection) {
+                match (flow.key_of(&frame, from, self.vtep_of(&frame, from)), connection) {
+                    // Only the slow path packs.
+                    _ if transform.vtep.is_some() => {}
                     (AnyKey::None, None) => self.keep_bridged(flow, &walk, station, transform, from, turn),
                     (key, Some(joined)) => self.keep_tracked(key, &joined, station, transform, from, turn),
                     _ => {}
@@ -109,6 +118,11 @@ impl Pipeline {
             Decision::Consume => {
                 self.counters().ledger.consumed.add(1);
                 turn.pool.free(frame);
+            }
+            Decision::Seek(neighbor) => {
+                self.counters().ledger.consumed.add(1);
+                turn.pool.free(frame);
+                self.seek(neighbor, turn);
             }
             Decision::Pending => unreachable!("the output stage ends every walk"),
         }
@@ -142,8 +156,11 @@ impl Pipeline {
         turn: &Turn<'_>,
     ) -> Result<Option<route::Joined>, Death> {
         for _ in 0..ATTEMPTS {
-            let packet = Packet::new(frame, from).ok_or(DropReason::Malformed)?;
+            let mut packet = Packet::new(frame, from).ok_or(DropReason::Malformed)?;
             let view = View::of(&self.snapshot, &self.tables, from, turn.now).ok_or(DropReason::PortDown)?;
+            // A frame that passed through the tunnels of another switch in this process may still say so.
+            packet.vtep = packet.vtep.filter(|_| view.port.tunnel.is_some());
+            let at = At { port: from, vtep: packet.vtep };
             let step = walk_stages(&packet, &view, walk);
             if let Some(id) = walk.ended {
                 self.tables.connections.kill(id, End::Cut);
@@ -159,7 +176,7 @@ impl Pipeline {
                 }
                 Step::Next | Step::Done => {}
             }
-            self.carry_out(walk, from, turn)?;
+            self.carry_out(walk, at, turn)?;
             match self.join(walk, frame, from, turn) {
                 Ok(connection) => {
                     if !matches!(walk.decision, Decision::Hold(_)) {
@@ -201,7 +218,7 @@ impl Pipeline {
     }
 
     /// Carries out the effects that concern stations and neighbours.
-    fn carry_out(&mut self, walk: &mut Walk, from: PortId, turn: &Turn<'_>) -> Result<(), DropReason> {
+    fn carry_out(&mut self, walk: &mut Walk, at: At, turn: &Turn<'_>) -> Result<(), DropReason> {
         let now = turn.now;
         if walk.effects().next().is_none() {
             return Ok(());
@@ -209,7 +226,7 @@ impl Pipeline {
         // What can still refuse the packet comes before what lasts.
         for effect in walk.effects() {
             if let Effect::StormToken { rate } = effect
-                && !self.tables.storm(from).take(rate, now)
+                && !self.tables.storm(at.port).take(rate, now)
             {
                 return Err(DropReason::Storm);
             }
@@ -218,22 +235,22 @@ impl Pipeline {
             let Some(effect) = walk.effects[n] else { break };
             match effect {
                 Effect::StormToken { .. } => {}
-                Effect::Learn(key) => walk.source = self.learn(key, from, turn),
+                Effect::Learn(key) => walk.source = self.learn(key, at, turn),
                 Effect::Meet { neighbor, mac, asks } => {
                     let kind = if asks { Kind::Asker } else { Kind::Learned };
-                    self.tables.neighbors.set(neighbor, mac, from, kind, now);
+                    self.tables.neighbors.set(neighbor, mac, at, kind, now);
                 }
             }
         }
         Ok(())
     }
 
-    fn learn(&mut self, key: StationKey, from: PortId, turn: &Turn<'_>) -> Option<StationRef> {
-        let port = self.snapshot.port(from)?;
+    fn learn(&mut self, key: StationKey, at: At, turn: &Turn<'_>) -> Option<StationRef> {
+        let port = self.snapshot.port(at.port)?;
         let network = self.snapshot.network(port.network)?;
         let limits = LearnLimits { port: port.stations, network: network.stations };
-        let learned = self.tables.fdb.learn(key, from, limits, turn.now);
-        note(learned, key, from, |event| {
+        let learned = self.tables.fdb.learn(key, at, limits, turn.now);
+        note(learned, key, at.port, |event| {
             if !self.events.push(event) {
                 self.tables.counters(self.worker).ledger.events_lost.add(1);
             }
@@ -269,8 +286,19 @@ impl Pipeline {
         if answer::write(&mut frame, answer).is_none() {
             return self.drop_frame(frame, from, DropReason::NoMemory.into(), turn);
         }
-        let transform = Transform { to: from, ..Transform::default() };
+        let transform = self.back(&frame, from);
         self.send(frame, transform, from, turn);
+    }
+
+    /// Returns the number of the endpoint that a frame came from, 0 when its port is no tunnel.
+    pub(crate) fn vtep_of(&self, frame: &Frame, from: PortId) -> u16 {
+        if self.snapshot.is_tunnel(from) { VtepId::raw(frame.vtep()) } else { 0 }
+    }
+
+    /// Returns the way back to where a frame came from.
+    fn back(&self, frame: &Frame, from: PortId) -> Transform {
+        let vtep = frame.vtep().filter(|_| self.snapshot.is_tunnel(from));
+        Transform { to: from, vtep, ..Transform::default() }
     }
 
     /// Drops a packet and tells its sender, if and as often as that may be told.
@@ -292,7 +320,7 @@ impl Pipeline {
             return turn.pool.free(frame);
         }
         self.counters().ledger.created.add(1);
-        let transform = Transform { to: from, ..Transform::default() };
+        let transform = self.back(&frame, from);
         self.send(frame, transform, from, turn);
     }
 
@@ -318,6 +346,9 @@ fn note(
 ) -> Option<StationRef> {
     match learned {
         Learned::Known(source) | Learned::New(source) => Some(source),
+        // A move between hosts is their affair: no two of our ports are wired together.
+        Learned::Moved { station: source, from } if from.port == to => Some(source),
+        Learned::Held(from) if from.port == to => None,
         Learned::Moved { station: source, from } => {
             tell(Event::StationMoved { station, from: from.port, to, held: false });
             Some(source)
@@ -335,10 +366,11 @@ fn note(
 fn target(snapshot: &Snapshot, n: usize, shape: Shape, walk: &Walk, from: PortId) -> Option<Transform> {
     let to = *snapshot.members(walk.network).get(n)?;
     let port = snapshot.port(to)?;
-    let apart = port.isolated && snapshot.port(from).is_some_and(|port| port.isolated);
+    let source = snapshot.port(from)?;
+    let apart = port.isolated && source.isolated || port.tunnel.is_some() && source.tunnel.is_some();
     if to == from || apart {
         return None;
     }
     let tag = output::fit(shape, port, walk.vlan).ok()?;
-    Some(Transform { to, tag })
+    Some(Transform { to, tag, vtep: None })
 }

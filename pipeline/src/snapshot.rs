@@ -16,19 +16,22 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use hashbrown::HashSet;
-use packet::{Address, MacAddr, NetworkId, PortId, VlanId};
+use packet::{Address, MacAddr, NetworkId, PortId, VlanId, Vni};
 
 use crate::flow_cache::Tick;
 use crate::policy::{Identity, PolicySet};
 
 mod domain;
 mod network;
+mod overlay;
 mod port;
 mod router;
 mod translations;
 
 pub use domain::{Domain, DomainKind, DomainSpec, Hop, Route};
 pub use network::{Gateway, Neighbor, NetworkInfo};
+pub(crate) use overlay::Overlay;
+pub use overlay::{Dscp, OVERHEAD_V4, OVERHEAD_V6, OverlayInfo, TunnelInfo, mtu_within};
 pub use port::{Guard, HandBack, PortInfo, VlanMode, VlanSet};
 pub use router::{Router, RouterSpec};
 pub use translations::{Service as PublishedService, Source, Translation, Translations};
@@ -54,6 +57,10 @@ pub(crate) struct Ingress {
     pub(crate) router_mac: MacAddr,
     /// Generation of the port.
     pub(crate) own_generation: u32,
+    /// It is a tunnel: its frames know the endpoint that they came from.
+    pub(crate) is_tunnel: bool,
+    /// Packets of the overlay come by it.
+    pub(crate) is_underlay: bool,
 }
 
 impl Ingress {
@@ -73,6 +80,18 @@ pub(crate) struct Egress {
     pub(crate) own_generation: u32,
     /// The source of routed frames.
     pub(crate) router_mac: MacAddr,
+    /// Of a tunnel: its UDP port, which is 0 for all others.
+    pub(crate) udp_port: u16,
+    /// Of a tunnel: its identifier.
+    pub(crate) vni: u32,
+}
+
+impl Egress {
+    /// Says whether what leaves by the port is packed first.
+    #[inline(always)]
+    pub(crate) fn is_tunnel(&self) -> bool {
+        self.udp_port != 0
+    }
 }
 
 /// One version of the configuration. See the module header.
@@ -83,6 +102,7 @@ pub struct Snapshot {
     networks: Vec<Option<Scope>>,
     host_addresses: Arc<HashSet<IpAddr>>,
     router: Arc<Router>,
+    overlay: Arc<Overlay>,
     ingress: Vec<Ingress>,
     egress: Vec<Egress>,
 }
@@ -128,6 +148,22 @@ impl Snapshot {
         &self.router
     }
 
+    /// Returns the overlay.
+    #[inline(always)]
+    pub(crate) fn overlay(&self) -> &Overlay {
+        &self.overlay
+    }
+
+    /// Returns what all tunnels have in common; `None` when there is no overlay.
+    pub fn overlay_info(&self) -> Option<&OverlayInfo> {
+        self.overlay.info.as_ref()
+    }
+
+    /// Returns the port that is the tunnel of an identifier.
+    pub fn tunnel(&self, udp_port: u16, vni: Vni) -> Option<PortId> {
+        self.overlay.tunnel(udp_port, vni)
+    }
+
     /// Returns the routing domain of a network.
     pub fn domain(&self, id: NetworkId) -> Option<&Domain> {
         self.network(id)?.domain.as_deref()
@@ -138,11 +174,18 @@ impl Snapshot {
         self.domain(id).map_or(DomainKind::Inside, |domain| domain.spec().kind)
     }
 
-    /// Returns who `address` is in a network, for policies.
+    /// Says whether a port is a tunnel.
+    pub fn is_tunnel(&self, id: PortId) -> bool {
+        self.egress.get(id.index()).is_some_and(Egress::is_tunnel)
+    }
+
+    /// Returns who `address` is in a network, for policies. Behind a tunnel it is one of the network and no more.
     pub fn identity(&self, network: NetworkId, address: Address) -> Identity {
         let port = self.network(network).and_then(|info| info.neighbors.get(&address.ip()));
         match (self.kind(network), port) {
-            (DomainKind::Inside, Some(neighbor)) => Identity::port(neighbor.port),
+            (DomainKind::Inside, Some(neighbor)) if !self.is_tunnel(neighbor.port) => {
+                Identity::port(neighbor.port)
+            }
             _ => Identity::network(network),
         }
     }
@@ -196,6 +239,9 @@ pub struct SnapshotBuilder {
     networks: Vec<Option<Scope>>,
     host_addresses: Arc<HashSet<IpAddr>>,
     router: Arc<Router>,
+    overlay: Option<OverlayInfo>,
+    /// The generation of the overlay, and of the underlay's network at that time.
+    overlay_generations: (u32, u32),
     /// The generation of each port, and the one that was given last.
     port_generations: Vec<u32>,
     last_port_generation: u32,
@@ -287,6 +333,12 @@ impl SnapshotBuilder {
         self.host_addresses = Arc::new(addresses);
     }
 
+    /// Sets what the tunnels have in common; `None`: no packet is opened or packed.
+    pub fn set_overlay(&mut self, overlay: Option<OverlayInfo>) {
+        self.overlay = overlay;
+        self.overlay_generations.0 = self.overlay_generations.0.wrapping_add(1);
+    }
+
     /// Raises the generation of a network: decisions made under it are made again at their next packet.
     fn touch(&mut self, id: NetworkId) {
         if let Some(Some(scope)) = self.networks.get_mut(id.index()) {
@@ -340,11 +392,15 @@ impl SnapshotBuilder {
                 tracked: scope.info.domain.as_ref().is_some_and(|domain| domain.spec().tracked),
                 router_mac: router_mac.unwrap_or_default(),
                 own_generation,
+                is_tunnel: port.tunnel.is_some(),
+                is_underlay: self.overlay.as_ref().is_some_and(|overlay| overlay.network == port.network),
             };
             egress[n] = Egress {
                 frame_len: port.mtu.saturating_add(ETHERNET_LEN),
                 own_generation,
                 router_mac: router_mac.unwrap_or_default(),
+                udp_port: port.tunnel.map_or(0, |tunnel| tunnel.udp_port),
+                vni: port.tunnel.map_or(0, |tunnel| tunnel.vni.0),
             };
         }
         for (scope, members) in self.networks.iter_mut().zip(members) {
@@ -354,7 +410,9 @@ impl SnapshotBuilder {
                 scope.members = members.into();
             }
         }
+        let overlay = Arc::new(self.build_overlay());
         Arc::new(Snapshot {
+            overlay,
             generation: self.generation,
             ports: self.ports.clone(),
             networks: self.networks.clone(),
@@ -363,6 +421,19 @@ impl SnapshotBuilder {
             ingress,
             egress,
         })
+    }
+}
+
+impl SnapshotBuilder {
+    fn build_overlay(&mut self) -> Overlay {
+        let underlay =
+            self.overlay.as_ref().and_then(|overlay| self.networks.get(overlay.network.index())?.as_ref());
+        let (generation, before) = self.overlay_generations;
+        let now = underlay.map_or(0, |scope| scope.generation);
+        let generation = if now == before { generation } else { generation.wrapping_add(1) };
+        self.overlay_generations = (generation, now);
+        let ports = self.ports.iter().zip(0..).filter_map(|(port, n)| Some((PortId(n), &**port.as_ref()?)));
+        Overlay::new(self.overlay.clone(), generation, ports.filter(|(_, port)| port.up))
     }
 }
 

@@ -7,9 +7,10 @@
 use std::sync::Arc;
 
 use packet::header::Fragment;
-use packet::{Instant, MacAddr, PortId, Tuple};
+use packet::{Instant, MacAddr, PortId, Tuple, VtepId};
 
 use crate::headers::Headers;
+use crate::overlay::outer::{self, Fate};
 use crate::parse;
 use crate::snapshot::Snapshot;
 use crate::tables::Tables;
@@ -86,10 +87,15 @@ pub fn trace(
     now: Instant,
 ) -> (Trace, Verdict) {
     let dead = |reason| Verdict::Drop { reason, because: None, told: None };
+    let opened = open(snapshot, tables, bytes, from);
+    let (bytes, from, vtep) = match &opened {
+        Some((inner, tunnel, vtep)) => (&inner[..], *tunnel, *vtep),
+        None => (bytes, from, None),
+    };
     let Some(view) = View::of(snapshot, tables, from, now) else {
         return (Trace::default(), dead(DropReason::PortDown));
     };
-    let packet = Packet { bytes, from, wire_len: bytes.len(), is_large: false };
+    let packet = Packet { bytes, from, wire_len: bytes.len(), is_large: false, vtep };
     if bytes.len() < 14 || packet.is_tagged() && bytes.len() < 18 {
         return (Trace::default(), dead(DropReason::Malformed));
     }
@@ -114,6 +120,29 @@ pub fn trace(
     }
 }
 
+/// Returns what is in a packet of the overlay, and the tunnel and endpoint that it comes from. A new endpoint is not
+/// learned.
+fn open(
+    snapshot: &Snapshot,
+    tables: &Tables,
+    bytes: &[u8],
+    from: PortId,
+) -> Option<(Vec<u8>, PortId, Option<VtepId>)> {
+    if !snapshot.ingress(from).is_underlay {
+        return None;
+    }
+    let (to, vtep, outer, tos) = match outer::fate_of(bytes, snapshot, tables) {
+        Fate::Open { to, vtep, outer, tos } => (to, Some(vtep), outer, tos),
+        Fate::Learn { to, outer, tos, .. } => (to, None, outer, tos),
+        _ => return None,
+    };
+    let mut inner = bytes.get(usize::from(outer.inner)..outer.end as usize)?.to_vec();
+    if let Some(tos) = tos {
+        packet::ecn::set_tos(&mut inner, tos);
+    }
+    Some((inner, to, vtep))
+}
+
 fn verdict(walk: Walk) -> Verdict {
     let becomes = walk.is_tracked().then_some(walk.becomes);
     match walk.decision {
@@ -125,7 +154,7 @@ fn verdict(walk: Walk) -> Verdict {
         Decision::Answer(answer) => Verdict::Answer(answer),
         Decision::Hold(neighbor) => Verdict::Hold(neighbor.address),
         Decision::HandBack => Verdict::HandBack,
-        Decision::Consume => Verdict::Consume,
+        Decision::Consume | Decision::Seek(_) => Verdict::Consume,
         Decision::Refuse(reason, answer) => {
             Verdict::Drop { reason, because: walk.because, told: Some(answer) }
         }

@@ -55,6 +55,9 @@ impl Pipeline {
             }
         });
         if self.worker == 0 {
+            let tables = &self.tables;
+            let budget = share(limits.vteps, elapsed, ROUND);
+            tables.vteps.expire(now, budget, |vtep| tables.fdb.learned_behind(vtep) > 0);
             let mut questions = std::mem::take(&mut self.questions);
             let budget = share(limits.neighbors, elapsed, ROUND);
             self.tables.neighbors.expire(now, budget, &mut |key, last| {
@@ -121,7 +124,14 @@ impl Pipeline {
             let is_known = |key: &_| neighbors.find(*key).is_some_and(|(_, target)| target.is_some());
             let Some((waiting, known)) = self.held.take(now, is_known) else { break };
             self.counters().ledger.held.set(self.held_frames());
-            if known {
+            if let Some(transform) = waiting.to {
+                if known {
+                    self.send_tunnel(waiting.frame, transform, turn);
+                } else {
+                    let reason = DropReason::Unresolved.into();
+                    self.drop_frame(waiting.frame, transform.to, reason, turn);
+                }
+            } else if known {
                 self.miss(waiting.frame, &Flow::default(), waiting.from, turn);
             } else {
                 self.unresolved(waiting.frame, waiting.from, turn);

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use packet::header::{ethertype, protocol};
-use packet::{Address, Frame, Instant, MacAddr, NetworkId, PortId, Tuple, VlanId};
+use packet::{Address, Frame, Instant, MacAddr, NetworkId, PortId, Tuple, VlanId, VtepId};
 
 use crate::answer::{Problem, RouterAdvert};
 use crate::drop_reason::DropReason;
@@ -31,13 +31,16 @@ pub struct Packet<'a> {
     pub wire_len: usize,
     /// It is cut into several on the wire.
     pub is_large: bool,
+    /// When the port is a tunnel, the endpoint that it came from.
+    pub vtep: Option<VtepId>,
 }
 
 impl<'a> Packet<'a> {
     /// Returns the view of a frame, or `None` when it is shorter than an Ethernet header or its tag.
     pub fn new(frame: &'a Frame, from: PortId) -> Option<Self> {
         let bytes = frame.bytes();
-        let packet = Self { bytes, from, wire_len: frame.wire_len(), is_large: frame.is_gso() };
+        let packet =
+            Self { bytes, from, wire_len: frame.wire_len(), is_large: frame.is_gso(), vtep: frame.vtep() };
         (bytes.len() >= 14 && (bytes.len() >= 18 || !packet.is_tagged())).then_some(packet)
     }
 
@@ -190,6 +193,9 @@ pub enum Decision {
     HandBack,
     /// It ends here as meant.
     Consume,
+    /// It ends here as meant: the router of another host looks for an address, which is to be found out among the stations
+    /// of this one.
+    Seek(NeighborKey),
 }
 
 /// An answer that the switch gives itself.

@@ -1,5 +1,6 @@
 //! What the tests of the whole switch share.
 
+pub mod cluster;
 pub mod lab;
 pub mod model;
 pub mod net;

@@ -10,7 +10,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use packet::checksum::{self, Delta};
-use packet::{Checksum, Frame, Instant, PortId};
+use packet::{Checksum, Frame, Instant, PortId, VtepId};
 
 use crate::Snapshot;
 use crate::flow_cache::Tick;
@@ -49,20 +49,20 @@ fn ports<const N: usize>(head: &[u8; N], l4: usize, query: bool) -> u64 {
     u64::from(ports)
 }
 
-/// Reads the key of an IPv4 packet that qualifies.
+/// Reads the key of an IPv4 packet that qualifies. `vtep` is the endpoint that it came from, 0 for none.
 #[inline(always)]
-pub(crate) fn key4(head: &[u8; LEN4], from: PortId, query: bool) -> Key4 {
+pub(crate) fn key4(head: &[u8; LEN4], from: PortId, vtep: u16, query: bool) -> Key4 {
     Key4([
         word(head, 26),
         ports(head, L4_V4, query) | u64::from(head[23]) << 32 | u64::from(from.0) << 40,
         word(head, 0),
-        word(head, 4) >> 32,
+        word(head, 4) >> 32 | u64::from(vtep) << 32,
     ])
 }
 
 /// Reads the key of an IPv6 packet that qualifies.
 #[inline(always)]
-pub(crate) fn key6(head: &[u8; LEN6], from: PortId, query: bool) -> Key6 {
+pub(crate) fn key6(head: &[u8; LEN6], from: PortId, vtep: u16, query: bool) -> Key6 {
     Key6([
         word(head, 22),
         word(head, 30),
@@ -70,7 +70,7 @@ pub(crate) fn key6(head: &[u8; LEN6], from: PortId, query: bool) -> Key6 {
         word(head, 46),
         ports(head, L4_V6, query) | u64::from(head[20]) << 32 | u64::from(from.0) << 40,
         word(head, 0),
-        word(head, 4) >> 32,
+        word(head, 4) >> 32 | u64::from(vtep) << 32,
     ])
 }
 
@@ -92,7 +92,7 @@ pub(super) trait Family: Key {
     /// Takes the headers apart from what follows.
     fn split(bytes: &mut [u8]) -> Option<(&mut Self::Head, &mut [u8])>;
     /// Reads the key of a packet that qualifies.
-    fn read(head: &Self::Head, from: PortId, query: bool) -> Self;
+    fn read(head: &Self::Head, from: PortId, vtep: u16, query: bool) -> Self;
     /// Says whether the packet may live on behind a router.
     fn may_pass(head: &Self::Head) -> bool;
     /// Puts the MACs in.
@@ -131,8 +131,9 @@ impl<'a> Check<'a> {
     ) -> Option<PortId> {
         let (len, wire_len) = (frame.len(), frame.wire_len());
         let is_complete = frame.is_complete();
+        let vtep = if self.ingress.is_tunnel { VtepId::raw(frame.vtep()) } else { 0 };
         let (head, rest) = K::split(frame.bytes_mut())?;
-        let entry = cache.find(spot, &K::read(head, self.from, QUERY))?;
+        let entry = cache.find(spot, &K::read(head, self.from, vtep, QUERY))?;
         let to = entry.to();
         let egress = self.egress.get(to.index())?;
         let generation = self.ingress.own_generation.wrapping_add(egress.own_generation);
@@ -204,8 +205,8 @@ impl Family for Key4 {
     }
 
     #[inline(always)]
-    fn read(head: &Self::Head, from: PortId, query: bool) -> Self {
-        key4(head, from, query)
+    fn read(head: &Self::Head, from: PortId, vtep: u16, query: bool) -> Self {
+        key4(head, from, vtep, query)
     }
 
     #[inline(always)]
@@ -262,8 +263,8 @@ impl Family for Key6 {
     }
 
     #[inline(always)]
-    fn read(head: &Self::Head, from: PortId, query: bool) -> Self {
-        key6(head, from, query)
+    fn read(head: &Self::Head, from: PortId, vtep: u16, query: bool) -> Self {
+        key6(head, from, vtep, query)
     }
 
     #[inline(always)]

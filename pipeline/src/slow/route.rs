@@ -192,8 +192,10 @@ impl Pipeline {
                 if let Some(joined) = &connection
                     && is_settled(joined.state)
                     && !headers.is_fragment()
+                    // Only the slow path packs.
+                    && target.vtep.is_none()
                 {
-                    let key = flow.key_of(&frame, from);
+                    let key = flow.key_of(&frame, from, self.vtep_of(&frame, from));
                     let next = (adjacency, target);
                     self.keep_routed(key, (&headers.tuple, &becomes), deltas, joined, next, from, turn);
                 }
@@ -209,7 +211,7 @@ impl Pipeline {
             let mtu = |port| self.snapshot.port(port).map_or(u32::MAX, |port| port.mtu);
             mss::clamp_mss(&mut frame, &headers, mtu(from).min(mtu(target.port)) as usize);
         }
-        let transform = Transform { to: target.port, ..Transform::default() };
+        let transform = Transform { to: target.port, vtep: target.vtep, ..Transform::default() };
         match cut_to {
             None => self.send(frame, transform, from, turn),
             Some(mtu) => self.cut(frame, &headers, mtu, transform, from, turn),
@@ -249,7 +251,9 @@ impl Pipeline {
             self.ask_for(neighbor, None, turn);
         }
         let kept = match ask {
-            Ok((_, Ask::Now | Ask::Wait | Ask::Known)) => self.held.push(neighbor, frame, from, turn.now),
+            Ok((_, Ask::Now | Ask::Wait | Ask::Known)) => {
+                self.held.push(neighbor, frame, from, None, turn.now)
+            }
             _ => Err(frame),
         };
         match kept {
@@ -270,8 +274,20 @@ impl Pipeline {
         self.refuse(frame, DropReason::Unresolved, None, answer, from, turn);
     }
 
+    /// Finds out who has an address, for a router of another host that asked: among the stations of this one.
+    /// It asks again, and is answered then.
+    pub(crate) fn seek(&mut self, neighbor: NeighborKey, turn: &mut Turn<'_>) {
+        if let Ok((_, Ask::Now)) = self.tables.neighbors.resolve(neighbor, turn.now) {
+            self.ask(neighbor, None, false, turn);
+        }
+    }
+
     /// Asks who has an address: everybody in its network, or, to see whether it is still there, the one who had it.
     pub(crate) fn ask_for(&mut self, neighbor: NeighborKey, last: Option<Target>, turn: &mut Turn<'_>) {
+        self.ask(neighbor, last, true, turn);
+    }
+
+    fn ask(&mut self, neighbor: NeighborKey, last: Option<Target>, elsewhere: bool, turn: &mut Turn<'_>) {
         let NeighborKey { network, port, address } = neighbor;
         if self.snapshot.kind(network) == DomainKind::Uplink
             && let Some(port) = port
@@ -293,13 +309,14 @@ impl Pipeline {
             let asked = match (last, port) {
                 (Some(target), _) => target.port == to,
                 (None, Some(port)) => port == to,
-                (None, None) => true,
+                (None, None) => elsewhere || !self.snapshot.is_tunnel(to),
             };
             let Some(mac) = self.snapshot.router_mac(to).filter(|_| asked) else { continue };
             let to_mac = last.map(|target| target.mac);
             let Some(frame) = requests::solicit(turn.pool, (mac, own), address, to_mac) else { return };
             self.counters().ledger.created.add(1);
-            self.send(frame, Transform { to, ..Transform::default() }, to, turn);
+            let vtep = last.and_then(|target| target.vtep);
+            self.send(frame, Transform { to, vtep, ..Transform::default() }, to, turn);
         }
     }
 

@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use packet::{MacAddr, NetworkId, PortId, VlanId};
 
+use super::TunnelInfo;
+
 /// Which VLANs a port carries, and which of them untagged (IEEE 802.1Q-2022, 6.9).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VlanMode {
@@ -137,6 +139,8 @@ pub struct PortInfo {
     pub connections: u32,
     /// Most of them that nobody has answered yet.
     pub half_open: u32,
+    /// It is the tunnel of its network: it has no device.
+    pub tunnel: Option<TunnelInfo>,
 }
 
 impl PortInfo {
@@ -156,6 +160,7 @@ impl PortInfo {
             hand_back: HandBack::Here,
             connections: u32::MAX,
             half_open: u32::MAX,
+            tunnel: None,
         }
     }
 }

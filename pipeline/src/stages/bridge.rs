@@ -35,13 +35,17 @@ pub fn walk(packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk) -> Step {
     // A port's number may belong to another network by now, and the station not be forgotten yet.
     let is_here = |port| view.snapshot.port(port).is_none_or(|port| port.network == walk.network);
     let Some(found) = known.filter(|found| is_here(found.port)) else { return flood(packet, view, walk) };
+    let there = view.snapshot.port(found.port);
+    if view.port.tunnel.is_some() && there.is_some_and(|port| port.tunnel.is_some()) {
+        return Step::Drop(DropReason::SplitHorizon);
+    }
     if found.port == packet.from {
         return Step::Drop(DropReason::SamePort);
     }
-    if view.port.isolated && view.snapshot.port(found.port).is_some_and(|port| port.isolated) {
+    if view.port.isolated && there.is_some_and(|port| port.isolated) {
         return Step::Drop(DropReason::Isolated);
     }
-    let transform = Transform { to: found.port, tag: TagAction::Keep };
+    let transform = Transform { to: found.port, tag: TagAction::Keep, vtep: found.vtep };
     walk.decision = Decision::Forward { transform, station: found.station };
     Step::Next
 }

@@ -5,8 +5,13 @@
 //! it is in. What was decided about its connection holds until the configuration changes; then the next stages decide about
 //! the connection's *first* packet once more, whichever packet came.
 //!
+//! A packet that comes from a tunnel, and that the router of another host has sent there, is in the network of its source, and
+//! is tracked: its answer is routed here, and belongs to the same connection.
+//!
 //! An ICMP error belongs to the connection of the packet that it quotes (RFC 5508, REQ-4). A TCP segment that
 //! begins nothing is let in only where nothing has to be translated (see `snat`).
+
+use packet::{Address, MacAddr, NetworkId};
 
 use crate::drop_reason::DropReason;
 use crate::rewrite;
@@ -17,9 +22,11 @@ use crate::walk::{Decision, Lookup, Packet, Step, Subject, View, Walk};
 /// See the module header.
 pub fn walk(packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk) -> Step {
     let Some(headers) = walk.headers else { return Step::Next };
-    if !walk.routed && !is_tracked(view, walk) {
+    let origin = origin(packet, view, walk, headers.tuple.source);
+    if !walk.routed && origin.is_none() && !is_tracked(view, walk) {
         return Step::Next;
     }
+    let network = origin.unwrap_or(walk.network);
     if headers.is_of_link() {
         if walk.routed {
             walk.decision = Decision::Consume;
@@ -28,9 +35,9 @@ pub fn walk(packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk) -> Step {
         return Step::Next;
     }
     if headers.is_icmp_error() {
-        return related(packet, view, walk);
+        return related(packet, view, walk, network);
     }
-    let key = Key { network: walk.network, tuple: headers.tuple };
+    let key = Key { network, tuple: headers.tuple };
     let found = view.tables.connections.find(&key).filter(|found| walk.ended != Some(found.id));
     match found {
         Some(found) => {
@@ -40,10 +47,20 @@ pub fn walk(packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk) -> Step {
         None => {
             walk.note(|| "no connection yet".to_owned());
             walk.connection = Lookup::New;
-            walk.subject = Subject { network: walk.network, from: packet.from, tuple: headers.tuple };
+            walk.subject = Subject { network, from: packet.from, tuple: headers.tuple };
         }
     }
     Step::Next
+}
+
+/// Returns the network that a packet was in before the router of another host sent it through the tunnel.
+fn origin(packet: &Packet<'_>, view: &View<'_>, walk: &Walk, source: Address) -> Option<NetworkId> {
+    if view.port.tunnel.is_none() || !matches!(walk.decision, Decision::Forward { .. }) {
+        return None;
+    }
+    let own = view.router_mac();
+    let was_routed = own != MacAddr::ZERO && packet.source().0[..2] == own.0[..2];
+    view.snapshot.router().network_of(source).filter(|network| was_routed && *network != walk.network)
 }
 
 fn is_tracked(view: &View<'_>, walk: &Walk) -> bool {
@@ -64,12 +81,12 @@ fn known(packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk, found: Found) {
     walk.connection = Lookup::Known { found, holds };
 }
 
-fn related(packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk) -> Step {
+fn related(packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk, network: NetworkId) -> Step {
     let headers = walk.headers.as_ref();
     let embedded = headers.and_then(|headers| rewrite::embedded(packet.bytes, headers));
     let found = embedded.and_then(|embedded| {
         // The quoted packet left into this network; its answers would look like this.
-        let key = Key { network: walk.network, tuple: embedded.tuple.inverted() };
+        let key = Key { network, tuple: embedded.tuple.inverted() };
         Some((view.tables.connections.find(&key)?, embedded))
     });
     match found {

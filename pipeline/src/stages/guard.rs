@@ -29,6 +29,9 @@ pub fn walk(packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk) -> Step {
     let Some(vlan) = view.port.vlan.classify(packet.tag()) else { return Step::Drop(DropReason::Vlan) };
     walk.vlan = vlan;
     let is_gateway = view.network.gateway.as_ref().is_some_and(|gateway| gateway.mac == source);
+    if is_gateway && view.port.tunnel.is_some() {
+        return Step::Drop(DropReason::VtepSpoof);
+    }
     let guard = &view.port.guard;
     if is_gateway || guard.mac.is_some_and(|mac| mac != source) || !source_is_allowed(guard, packet) {
         return Step::Drop(DropReason::Spoof);

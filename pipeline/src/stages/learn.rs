@@ -1,6 +1,6 @@
 //! Learn: notes which port the source is behind.
 //!
-//! A source that is fixed behind another port is an impostor. One that is known here only has to be told alive
+//! A source that is fixed behind another port, or behind another endpoint of a tunnel, is an impostor. One that is known here only has to be told alive
 //! now and then; anything else is to be learned. The stations outside and the host are not: nothing is bridged to them.
 //! A packet for the router from a port's one fixed MAC, which `guard` has looked at, says nothing new either.
 
@@ -23,8 +23,9 @@ pub fn walk(packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk) -> Step {
     if let Some(found) = view.tables.fdb.find(key)
         && found.kind == StationKind::Fixed
     {
-        if found.port != packet.from {
-            return Step::Drop(DropReason::Spoof);
+        if (found.port, found.vtep) != (packet.from, packet.vtep) {
+            let is_tunnel = view.port.tunnel.is_some();
+            return Step::Drop(if is_tunnel { DropReason::VtepSpoof } else { DropReason::Spoof });
         }
         walk.source = Some(found.station);
         return Step::Next;

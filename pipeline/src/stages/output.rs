@@ -25,7 +25,7 @@ pub fn walk(packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk) -> Step {
             Err(reason) => return Step::Drop(reason),
         }
     }
-    Step::Done
+    Step::Next
 }
 
 /// A routed packet that is too long is cut where that is allowed, else its sender is told how long it may be
@@ -55,7 +55,7 @@ fn route(
     let cut_to = too_long.then_some(port.mtu);
     walk.decision = Decision::Route { adjacency, target, tag: TagAction::Keep, cut_to };
     walk.note(|| format!("leaves by port {}", target.port.0));
-    Step::Done
+    Step::Next
 }
 
 /// Returns what has to happen to the tag of a frame in `vlan` that leaves by `port`.

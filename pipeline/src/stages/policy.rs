@@ -20,7 +20,9 @@ pub fn walk(_packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk) -> Step {
     let (true, Some(network)) = (walk.is_undecided(), walk.destination.network) else { return Step::Next };
     let (snapshot, subject, destination) = (view.snapshot, walk.subject, walk.destination);
     let from_kind = snapshot.kind(subject.network);
-    let from = if from_kind == DomainKind::Inside {
+    let from = if snapshot.is_tunnel(subject.from) {
+        snapshot.identity(subject.network, subject.tuple.source)
+    } else if from_kind == DomainKind::Inside {
         Identity::port(subject.from)
     } else {
         Identity::network(subject.network)

@@ -7,6 +7,12 @@
 //!
 //! A question that was sent to one station's MAC is that station's to answer, unless it is the gateway's.
 //!
+//! Through a tunnel the gateway is as good as absent: every host has it. A question from a peer's router, which speaks for
+//! the gateway's address from a MAC of its own, goes no further than this host, whose stations would take that MAC
+//! for their gateway's: it is answered for those that this host knows, and else this host finds out, so
+//! that it can answer the next time. A station behind a tunnel that asks for the gateway gets an answer only
+//! from a host that itself routes packets to it; that is one that the station's answers have to go back to.
+//!
 //! What somebody says about his own address is remembered, for those that are routed to him. Who looks for
 //! a router gets its advertisement.
 
@@ -21,7 +27,8 @@ use crate::walk::{Answer, Decision, Effect, Packet, Step, View, Walk};
 pub fn walk(packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk) -> Step {
     let to = packet.destination();
     let for_us = view.snapshot.router_mac(packet.from) == Some(to) || is_gateway_mac(view, to);
-    if !(to.is_multicast() || for_us) {
+    let is_tunnel = view.port.tunnel.is_some();
+    if !(to.is_multicast() || for_us || is_tunnel) {
         return Step::Next;
     }
     let spoken = match packet.ethertype() {
@@ -29,7 +36,16 @@ pub fn walk(packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk) -> Step {
         ethertype::IPV6 => discovery(packet, view),
         _ => None,
     };
-    let Some(Spoken { says, answer, ends }) = spoken else { return Step::Next };
+    let Some(Spoken { says, wants, answer, ends }) = spoken else { return Step::Next };
+    let speaker = says.map(|(address, _)| address);
+    if is_tunnel && answer.is_none() && speaker.is_some_and(|speaker| is_gateway_address(view, speaker)) {
+        walk.note(|| "spoken by a peer's router, and for no one else here".to_owned());
+        let wanted = wants.filter(|wanted| !is_gateway_address(view, *wanted));
+        let key = |address| NeighborKey { network: walk.network, port: None, address };
+        walk.decision = wanted.map_or(Decision::Consume, |wanted| Decision::Seek(key(wanted)));
+        return Step::Done;
+    }
+    let says = says.filter(|(address, _)| !is_tunnel || !is_gateway_address(view, *address));
     if let (Some((address, mac)), true) = (says, view.network.domain.is_some()) {
         let kind = view.snapshot.kind(walk.network);
         let port = (kind == DomainKind::Uplink).then_some(packet.from);
@@ -46,6 +62,11 @@ pub fn walk(packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk) -> Step {
             walk.decision = Decision::Consume;
             Step::Done
         }
+        _ if is_tunnel && wants.is_some_and(|wanted| is_gateway_address(view, wanted)) => {
+            walk.note(|| "the gateway is for the stations of each host".to_owned());
+            walk.decision = Decision::Consume;
+            Step::Done
+        }
         _ => Step::Next,
     }
 }
@@ -54,6 +75,8 @@ pub fn walk(packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk) -> Step {
 struct Spoken {
     /// An address, and the MAC that he says has it.
     says: Option<(Address, MacAddr)>,
+    /// The address that he asks for.
+    wants: Option<Address>,
     /// What the switch has to say to it.
     answer: Option<Answer>,
     /// It is an answer: when it was for us, it ends here.
@@ -65,11 +88,14 @@ fn arp(packet: &Packet<'_>, view: &View<'_>) -> Option<Spoken> {
     let says = (!arp.sender_ip().is_unspecified() && arp.sender_mac == packet.source())
         .then(|| (arp.sender_ip().into(), arp.sender_mac));
     if arp.operation() != ArpOperation::Request {
-        return Some(Spoken { says, answer: None, ends: true });
+        return Some(Spoken { says, wants: None, answer: None, ends: true });
     }
     let probes = arp.sender_ip() == arp.target_ip();
-    let owner = if probes { None } else { owner(view, packet.from, arp.target_ip().into()) };
-    Some(Spoken { says, answer: owner.map(|(mac, _)| Answer::Arp(mac)), ends: false })
+    let wants = Address::from(arp.target_ip());
+    let speaker = arp.sender_ip().into();
+    let owner = if probes { None } else { owner(view, packet.from, speaker, wants) };
+    let answer = owner.map(|(mac, _)| Answer::Arp(mac));
+    Some(Spoken { says, wants: Some(wants).filter(|_| !probes), answer, ends: false })
 }
 
 fn discovery(packet: &Packet<'_>, view: &View<'_>) -> Option<Spoken> {
@@ -79,26 +105,33 @@ fn discovery(packet: &Packet<'_>, view: &View<'_>) -> Option<Spoken> {
     }
     if let Some(solicit) = NeighborSolicit::new(&ip) {
         let says = (!solicit.src.is_unspecified()).then(|| (solicit.src.into(), packet.source()));
-        let owner = owner(view, packet.from, solicit.target.into());
+        let wants = solicit.target.into();
+        let owner = owner(view, packet.from, solicit.src.into(), wants);
         let answer = owner.map(|(mac, router)| Answer::NeighborAdvert { mac, router });
-        return Some(Spoken { says, answer, ends: false });
+        return Some(Spoken { says, wants: Some(wants), answer, ends: false });
     }
     match ip.payload.first() {
         Some(&icmp6::NEIGHBOR_ADVERT) => {
             let target: [u8; 16] = ip.payload.get(8..24)?.try_into().ok()?;
-            Some(Spoken { says: Some((Address::v6(target), packet.source())), answer: None, ends: true })
+            let says = Some((Address::v6(target), packet.source()));
+            Some(Spoken { says, wants: None, answer: None, ends: true })
         }
-        Some(&icmp6::ROUTER_SOLICIT) if view.snapshot.kind(view.port.network) == DomainKind::Inside => {
+        Some(&icmp6::ROUTER_SOLICIT)
+            if view.port.tunnel.is_none() && view.snapshot.kind(view.port.network) == DomainKind::Inside =>
+        {
             let advert = view.network.router_advert?;
             let answer = Answer::RouterAdvert { mac: view.router_mac(), advert };
-            Some(Spoken { says: None, answer: Some(answer), ends: false })
+            Some(Spoken { says: None, wants: None, answer: Some(answer), ends: false })
         }
         _ => None,
     }
 }
 
-/// Returns who owns `address`, as far as somebody behind `asker` is to know, and whether it is the gateway.
-fn owner(view: &View<'_>, asker: PortId, address: Address) -> Option<(MacAddr, bool)> {
+/// Returns who owns `address`, as far as `speaker` behind the port `asker` is to know, and whether it is the gateway.
+fn owner(view: &View<'_>, asker: PortId, speaker: Address, address: Address) -> Option<(MacAddr, bool)> {
+    if view.port.tunnel.is_some() {
+        return owner_here(view, asker, speaker, address);
+    }
     let router =
         view.snapshot.router_mac(asker).or_else(|| view.network.gateway.as_ref().map(|gateway| gateway.mac));
     let ip = address.ip();
@@ -128,6 +161,27 @@ fn owner(view: &View<'_>, asker: PortId, address: Address) -> Option<(MacAddr, b
             view.snapshot.is_host_address(&ip).then_some((router?, true))
         }
     }
+}
+
+/// The same for somebody on another host.
+fn owner_here(view: &View<'_>, asker: PortId, speaker: Address, address: Address) -> Option<(MacAddr, bool)> {
+    let known = |address| {
+        let key = NeighborKey { network: view.port.network, port: None, address };
+        view.tables.neighbors.find(key).and_then(|(_, target)| target)
+    };
+    if is_gateway_address(view, address) {
+        known(speaker)?;
+        return Some((view.snapshot.router_mac(asker)?, true));
+    }
+    if let Some(neighbor) = view.network.neighbors.get(&address.ip()) {
+        return (neighbor.port != asker).then_some((neighbor.mac, false));
+    }
+    let found = known(address).filter(|target| target.port != asker && is_gateway_address(view, speaker))?;
+    Some((found.mac, false))
+}
+
+fn is_gateway_address(view: &View<'_>, address: Address) -> bool {
+    view.network.gateway.as_ref().is_some_and(|gateway| gateway.addresses.contains(&address.ip()))
 }
 
 fn is_gateway_mac(view: &View<'_>, mac: MacAddr) -> bool {

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
+use packet::{MacAddr, VlanId};
+
 use super::*;
 
 const NO_LIMIT: LearnLimits = LearnLimits { port: u32::MAX, network: u32::MAX };
