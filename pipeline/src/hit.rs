@@ -99,20 +99,25 @@ impl Pipeline {
         let ledger = &tables.counters(*worker).ledger;
         let check = routed::Check::new(tables, snapshot, from, now);
         let bridge = BridgeCheck::new(tables, snapshot, cache, from, now);
+        let (mut routed4, mut routed6) = (routed4.finder(), routed6.finder());
         let mut hits = 0;
         let undecided = loop {
             let Some((mut frame, flow)) = run.next() else { break None };
             let to = match flow {
-                Flow::V4(spot) => check.apply::<Key4, false>(routed4, *spot, &mut frame),
-                Flow::V6(spot) => check.apply::<Key6, false>(routed6, *spot, &mut frame),
+                Flow::V4 { spot, is_query: false } => {
+                    check.apply::<Key4, false>(&mut routed4, *spot, &mut frame)
+                }
+                Flow::V6 { spot, is_query: false } => {
+                    check.apply::<Key6, false>(&mut routed6, *spot, &mut frame)
+                }
+                Flow::V4 { spot, is_query: true } => check.query(&mut routed4, *spot, &mut frame),
+                Flow::V6 { spot, is_query: true } => check.query(&mut routed6, *spot, &mut frame),
                 Flow::Bridged { key, place } => match bridge.find(&frame, *key, *place) {
                     Some(transform) if transform.tag != TagAction::Keep => {
                         break Some(Undecided { frame, flow, why: Why::Tag(transform) });
                     }
                     found => found.map(|transform| transform.to),
                 },
-                Flow::Query4(spot) => check.query(routed4, *spot, &mut frame),
-                Flow::Query6(spot) => check.query(routed6, *spot, &mut frame),
             };
             let Some(to) = to else { break Some(Undecided { frame, flow, why: Why::Unknown }) };
             if let Err(frame) = outputs.push(to, frame) {

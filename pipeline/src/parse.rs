@@ -32,16 +32,11 @@ const FRAGMENT: u16 = u16::from_le_bytes([0x3f, 0xff]);
 pub(crate) enum Flow {
     /// It is bridged by a decision about its stations; with [`FlowKey::NONE`], a decision about it can neither be found
     /// nor kept.
-    Bridged {
-        key: FlowKey,
-        place: Place,
-    },
-    /// It is routed or tracked and qualifies.
-    V4(Spot),
-    V6(Spot),
-    /// The same for an ICMP query.
-    Query4(Spot),
-    Query6(Spot),
+    Bridged { key: FlowKey, place: Place },
+    /// It is routed or tracked and qualifies. ICMP queries are few, and leave the loop.
+    V4 { spot: Spot, is_query: bool },
+    /// The same of IPv6.
+    V6 { spot: Spot, is_query: bool },
 }
 
 impl Default for Flow {
@@ -65,14 +60,14 @@ impl Flow {
     /// `vtep` is the endpoint that it came from, 0 for none.
     pub(crate) fn key_of(&self, frame: &Frame, from: PortId, vtep: u16) -> AnyKey {
         let bytes = frame.bytes();
-        let v4 = |query| bytes.first_chunk().map(|head| AnyKey::V4(key4(head, from, vtep, query)));
-        let v6 = |query| bytes.first_chunk().map(|head| AnyKey::V6(key6(head, from, vtep, query)));
-        let key = match self {
+        let key = match *self {
             Self::Bridged { .. } => None,
-            Self::V4(_) => v4(false),
-            Self::Query4(_) => v4(true),
-            Self::V6(_) => v6(false),
-            Self::Query6(_) => v6(true),
+            Self::V4 { is_query, .. } => {
+                bytes.first_chunk().map(|head| AnyKey::V4(key4(head, from, vtep, is_query)))
+            }
+            Self::V6 { is_query, .. } => {
+                bytes.first_chunk().map(|head| AnyKey::V6(key6(head, from, vtep, is_query)))
+            }
         };
         key.unwrap_or_default()
     }
@@ -149,52 +144,67 @@ struct Parser<'a> {
 
 impl Parser<'_> {
     #[inline(always)]
-    fn bridged(&self, bytes: &[u8], vtep: u16) -> Flow {
+    fn bridged(&self, bytes: &[u8], vtep: u16, flow: &mut Flow) {
         let key = bytes.first_chunk::<16>().map_or(FlowKey::NONE, |head| FlowKey::new(head, self.from, vtep));
-        Flow::Bridged { key, place: self.bridged.locate(key) }
+        *flow = Flow::Bridged { key, place: self.bridged.locate(key) };
     }
 
     /// `vtep` is 0 unless the frames come from a tunnel.
+    ///
+    /// PERF: each way writes into `flow` itself. A value that is returned is put together on the stack in small pieces and
+    /// copied in large ones, which have to wait for the small ones (benches/flows).
     #[inline(always)]
-    fn any<const TUNNEL: bool>(&self, bytes: &[u8], vtep: u16) -> Flow {
-        let Some(head) = bytes.first_chunk::<LEN4>() else { return self.short(bytes, vtep) };
+    fn any<const TUNNEL: bool>(&self, bytes: &[u8], vtep: u16, flow: &mut Flow) {
+        let Some(head) = bytes.first_chunk::<LEN4>() else { return self.short(bytes, vtep, flow) };
         let first = word(head, 0);
         if !(self.concern.holds(first) || TUNNEL && self.routed.holds(first)) {
-            return self.bridged(bytes, vtep);
+            return self.bridged(bytes, vtep, flow);
         }
         let kind = word(head, 12);
         if kind & IPV4_MASK == IPV4 {
             match transport4(bytes, head) {
-                Some(Transport::Ports) => Flow::V4(self.routed4.locate(&key4(head, self.from, vtep, false))),
-                Some(Transport::Query) => {
-                    Flow::Query4(self.routed4.locate(&key4(head, self.from, vtep, true)))
+                Some(Transport::Ports) => {
+                    let spot = self.routed4.locate(&key4(head, self.from, vtep, false));
+                    *flow = Flow::V4 { spot, is_query: false };
                 }
-                None => Flow::default(),
+                Some(Transport::Query) => {
+                    let spot = self.routed4.locate(&key4(head, self.from, vtep, true));
+                    *flow = Flow::V4 { spot, is_query: true };
+                }
+                None => *flow = Flow::default(),
             }
         } else if kind & IPV6_MASK == IPV6
             && let Some(head) = bytes.first_chunk::<LEN6>()
         {
             match transport6(bytes, head) {
-                Some(Transport::Ports) => Flow::V6(self.routed6.locate(&key6(head, self.from, vtep, false))),
-                Some(Transport::Query) => {
-                    Flow::Query6(self.routed6.locate(&key6(head, self.from, vtep, true)))
+                Some(Transport::Ports) => {
+                    let spot = self.routed6.locate(&key6(head, self.from, vtep, false));
+                    *flow = Flow::V6 { spot, is_query: false };
                 }
-                None => Flow::default(),
+                Some(Transport::Query) => {
+                    let spot = self.routed6.locate(&key6(head, self.from, vtep, true));
+                    *flow = Flow::V6 { spot, is_query: true };
+                }
+                None => *flow = Flow::default(),
             }
         } else {
-            Flow::default()
+            *flow = Flow::default();
         }
     }
 
     /// A frame without room for the shortest packet that qualifies.
     #[cold]
-    fn short(&self, bytes: &[u8], vtep: u16) -> Flow {
+    fn short(&self, bytes: &[u8], vtep: u16, flow: &mut Flow) {
         let mut first = [0; 8];
         let concerned = bytes.first_chunk::<6>().is_some_and(|to| {
             first[..6].copy_from_slice(to);
             self.concern.holds(u64::from_le_bytes(first))
         });
-        if concerned || vtep != 0 { Flow::default() } else { self.bridged(bytes, vtep) }
+        if concerned || vtep != 0 {
+            *flow = Flow::default();
+        } else {
+            self.bridged(bytes, vtep, flow);
+        }
     }
 }
 
@@ -262,21 +272,21 @@ impl Pipeline {
                 for (frame, flow) in these.iter().zip(places) {
                     bytes += frame.len() as u64;
                     let vtep = VtepId::raw(frame.vtep());
-                    *flow = match bridges {
-                        true => parser.bridged(frame.bytes(), vtep),
-                        false => parser.any::<true>(frame.bytes(), vtep),
-                    };
+                    match bridges {
+                        true => parser.bridged(frame.bytes(), vtep, flow),
+                        false => parser.any::<true>(frame.bytes(), vtep, flow),
+                    }
                 }
             } else if ingress.only_bridges() {
                 for (frame, flow) in these.iter().zip(places) {
                     bytes += frame.len() as u64;
-                    *flow = parser.bridged(frame.bytes(), 0);
+                    parser.bridged(frame.bytes(), 0, flow);
                 }
             } else {
                 aims = true;
                 for (frame, flow) in these.iter().zip(places) {
                     bytes += frame.len() as u64;
-                    *flow = parser.any::<false>(frame.bytes(), 0);
+                    parser.any::<false>(frame.bytes(), 0, flow);
                 }
             }
             runs.push((from, run.len()));
@@ -292,10 +302,10 @@ impl Pipeline {
     /// Asks for the entries that may have the keys.
     fn aim(&mut self, count: usize) {
         let Self { routed4, routed6, flows, .. } = self;
-        for flow in flows.iter_mut().take(count) {
+        for flow in &mut flows[..count] {
             match flow {
-                Flow::V4(spot) | Flow::Query4(spot) => routed4.aim(spot),
-                Flow::V6(spot) | Flow::Query6(spot) => routed6.aim(spot),
+                Flow::V4 { spot, .. } => routed4.aim(spot),
+                Flow::V6 { spot, .. } => routed6.aim(spot),
                 Flow::Bridged { .. } => {}
             }
         }

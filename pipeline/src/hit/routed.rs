@@ -14,7 +14,7 @@ use packet::{Checksum, Frame, Instant, PortId, VtepId};
 
 use crate::Snapshot;
 use crate::flow_cache::Tick;
-use crate::flow_cache::routed::{Entry, Key, Key4, Key6, RoutedCache, Spot, flag};
+use crate::flow_cache::routed::{Entry, Finder, Key, Key4, Key6, Spot, flag};
 use crate::rewrite;
 use crate::snapshot::{Egress, Ingress};
 use crate::tables::{Tables, Target};
@@ -85,6 +85,9 @@ pub(super) struct Check<'a> {
     tick: Tick,
 }
 
+/// The key is not in the entry that was aimed at.
+struct Elsewhere;
+
 /// How an entry rewrites a packet of its family.
 pub(super) trait Family: Key {
     /// The headers, as far as all packets have them.
@@ -95,8 +98,8 @@ pub(super) trait Family: Key {
     fn read(head: &Self::Head, from: PortId, vtep: u16, query: bool) -> Self;
     /// Says whether the packet may live on behind a router.
     fn may_pass(head: &Self::Head) -> bool;
-    /// Puts the MACs in.
-    fn address(head: &mut Self::Head, target: Target, egress: &Egress);
+    /// Puts the MACs in: the target's as [`Target::mac_at`] returns it.
+    fn address(head: &mut Self::Head, target: u64, egress: &Egress);
     /// Lowers the time to live, and puts the new addresses and ports in; the transport's checksum, if it is complete.
     fn rewrite<const QUERY: bool>(
         head: &mut Self::Head,
@@ -125,15 +128,60 @@ impl<'a> Check<'a> {
     #[inline(always)]
     pub(super) fn apply<K: Family, const QUERY: bool>(
         &self,
-        cache: &mut RoutedCache<K>,
+        cache: &mut Finder<'_, K>,
         spot: Spot,
+        frame: &mut Frame,
+    ) -> Option<PortId> {
+        match self.apply_aimed::<K, QUERY>(cache, spot, frame) {
+            Err(Elsewhere) => self.apply_found::<K, QUERY>(cache, spot, frame),
+            Ok(to) => to,
+        }
+    }
+
+    /// Returns the endpoint that a frame came from, 0 for none.
+    #[inline(always)]
+    fn vtep(&self, frame: &Frame) -> u16 {
+        if self.ingress.is_tunnel { VtepId::raw(frame.vtep()) } else { 0 }
+    }
+
+    #[inline(always)]
+    fn apply_aimed<K: Family, const QUERY: bool>(
+        &self,
+        cache: &mut Finder<'_, K>,
+        spot: Spot,
+        frame: &mut Frame,
+    ) -> Result<Option<PortId>, Elsewhere> {
+        let vtep = self.vtep(frame);
+        let key = K::split(frame.bytes_mut()).map(|(head, _)| K::read(head, self.from, vtep, QUERY));
+        let Some(key) = key else { return Ok(None) };
+        let entry = cache.aimed(spot, &key).ok_or(Elsewhere)?;
+        Ok(self.carry_out::<K, QUERY>(entry, frame))
+    }
+
+    /// PERF: not in the loop, and without the key: one that is passed on has to be put on the stack for every packet
+    /// (benches/flows).
+    #[cold]
+    #[inline(never)]
+    fn apply_found<K: Family, const QUERY: bool>(
+        &self,
+        cache: &mut Finder<'_, K>,
+        spot: Spot,
+        frame: &mut Frame,
+    ) -> Option<PortId> {
+        let vtep = self.vtep(frame);
+        let key = K::read(K::split(frame.bytes_mut())?.0, self.from, vtep, QUERY);
+        self.carry_out::<K, QUERY>(cache.anywhere(spot, &key)?, frame)
+    }
+
+    #[inline(always)]
+    fn carry_out<K: Family, const QUERY: bool>(
+        &self,
+        entry: &mut Entry<K>,
         frame: &mut Frame,
     ) -> Option<PortId> {
         let (len, wire_len) = (frame.len(), frame.wire_len());
         let is_complete = frame.is_complete();
-        let vtep = if self.ingress.is_tunnel { VtepId::raw(frame.vtep()) } else { 0 };
         let (head, rest) = K::split(frame.bytes_mut())?;
-        let entry = cache.find(spot, &K::read(head, self.from, vtep, QUERY))?;
         let to = entry.to();
         let egress = self.egress.get(to.index())?;
         let generation = self.ingress.own_generation.wrapping_add(egress.own_generation);
@@ -145,7 +193,7 @@ impl<'a> Check<'a> {
         }
         if entry.flags() & flag::BRIDGED == 0 {
             let word = self.neighbors.get(entry.next())?.load(Ordering::Acquire);
-            let target = Target::from_word(word).filter(|target| target.port == to)?;
+            let target = Target::mac_at(word, to)?;
             if !K::may_pass(head) {
                 return None;
             }
@@ -169,7 +217,7 @@ impl<'a> Check<'a> {
     #[inline(never)]
     pub(super) fn query<K: Family>(
         &self,
-        cache: &mut RoutedCache<K>,
+        cache: &mut Finder<'_, K>,
         spot: Spot,
         frame: &mut Frame,
     ) -> Option<PortId> {
@@ -177,11 +225,19 @@ impl<'a> Check<'a> {
     }
 }
 
+#[inline(always)]
+fn put_macs<const N: usize>(head: &mut [u8; N], target: u64, egress: &Egress) {
+    let [a, b, c, d, e, f] = egress.router_mac.0;
+    let router = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
+    head[..8].copy_from_slice(&(target | router << 48).to_le_bytes());
+    head[8..12].copy_from_slice(&[c, d, e, f]);
+}
+
 /// Rewrites a frame whose transport checksum nobody vouches for.
 #[inline(never)]
 fn rewrite_unfinished<K: Family, const QUERY: bool>(
     frame: &mut Frame,
-    target: Target,
+    target: u64,
     egress: &Egress,
     entry: &Entry<K>,
 ) -> Option<()> {
@@ -215,9 +271,8 @@ impl Family for Key4 {
     }
 
     #[inline(always)]
-    fn address(head: &mut Self::Head, target: Target, egress: &Egress) {
-        head[..6].copy_from_slice(&target.mac.0);
-        head[6..12].copy_from_slice(&egress.router_mac.0);
+    fn address(head: &mut Self::Head, target: u64, egress: &Egress) {
+        put_macs(head, target, egress);
     }
 
     #[inline(always)]
@@ -273,9 +328,8 @@ impl Family for Key6 {
     }
 
     #[inline(always)]
-    fn address(head: &mut Self::Head, target: Target, egress: &Egress) {
-        head[..6].copy_from_slice(&target.mac.0);
-        head[6..12].copy_from_slice(&egress.router_mac.0);
+    fn address(head: &mut Self::Head, target: u64, egress: &Egress) {
+        put_macs(head, target, egress);
     }
 
     #[inline(always)]

@@ -99,6 +99,14 @@ impl Target {
         (word & Self::VALID != 0).then_some(Self { mac: MacAddr(mac), port, vtep: None })
     }
 
+    /// Returns the MAC that a word of [`Neighbors::words`] says, if it is one at `port`, as a number whose low six bytes
+    /// are those on the wire, the first lowest.
+    #[inline(always)]
+    pub(crate) fn mac_at(word: u64, port: PortId) -> Option<u64> {
+        let expected = Self::VALID >> Self::PORT_SHIFT | u64::from(port.0);
+        (word >> Self::PORT_SHIFT == expected).then_some(word.swap_bytes() >> 16)
+    }
+
     fn to_word(self) -> u64 {
         let [a, b, c, d, e, f] = self.mac.0;
         let port = u64::from(self.port.0) & Self::PORT_MASK;
