@@ -43,18 +43,12 @@ const WEB: [&str; 2] = ["10.1.0.10", "fd00:1::10"];
 const WEB2: [&str; 2] = ["10.1.0.11", "fd00:1::11"];
 const FLOATING: [&str; 2] = ["203.0.113.10", "2001:db8:1::10"];
 
-fn serve(net: &Net, name: &str, addresses: [&str; 2], port: u16) -> Vec<Service> {
-    let space = net.space(name);
-    let all = Proto::ALL.into_iter().flat_map(|protocol| addresses.map(|address| (protocol, address)));
-    all.map(|(protocol, address)| Service::start(&space, protocol, &at(address, port))).collect()
-}
-
 /// Makes a host with an outside and services everywhere; no daemon runs yet.
 fn site() -> (Net, Vec<Service>) {
     let net = Net::new();
     net.make_outside();
     net.write_config(SITE);
-    let services = Vec::from([serve(&net, "x", SERVER, 80)]).into_iter().flatten().collect();
+    let services = Vec::from([net.serve("x", SERVER, &[80])]).into_iter().flatten().collect();
     (net, services)
 }
 
@@ -109,7 +103,7 @@ fn a_strict_host_changes_nothing_for_the_switch_and_is_not_changed() {
     let before = settings();
     net.start();
     net.ready();
-    let _web = [serve(&net, "web", WEB, 80), serve(&net, "web2", WEB2, 80)];
+    let _web = [net.serve("web", WEB, &[80]), net.serve("web2", WEB2, &[80])];
     all_ways(&net);
     assert_eq!(settings(), before, "the host is left as it was");
     net.stop();
@@ -122,7 +116,7 @@ fn flushing_the_hosts_rules_disturbs_nothing() {
     let (mut net, _services) = site();
     net.start();
     net.ready();
-    let _web = [serve(&net, "web", WEB, 80), serve(&net, "web2", WEB2, 80)];
+    let _web = [net.serve("web", WEB, &[80]), net.serve("web2", WEB2, &[80])];
     let (x, web, host) = (net.space("x"), net.space("web"), net.host());
     let mut calls = Vec::new();
     for (from, target) in [(&web, at(SERVER[0], 80)), (&x, at(HOST[0], 8080)), (&x, at(FLOATING[0], 80))] {
@@ -262,7 +256,7 @@ fn what_the_host_had_open_before_loses_nothing_while_the_switch_comes_dies_and_c
     thread::sleep(Duration::from_millis(500));
     net.start();
     net.ready();
-    let _web = [serve(&net, "web", WEB, 80), serve(&net, "web2", WEB2, 80)];
+    let _web = [net.serve("web", WEB, &[80]), net.serve("web2", WEB2, &[80])];
     let web = net.space("web");
     net.seen(&web, Proto::Tcp, &target);
     net.seen(&x, Proto::Tcp, &at(HOST[0], 8080));
@@ -302,7 +296,7 @@ fn the_next_fetch_works_when_the_hosts_address_and_default_route_change() {
     y.run("ip link set lo up");
     y.run(&format!("ip addr add {}/32 dev lo", SERVER[0]));
     y.run(&format!("ip addr add {}/128 dev lo nodad", SERVER[1]));
-    let _there = serve(&net, "y", SERVER, 80);
+    let _there = net.serve("y", SERVER, &[80]);
     host.run("ip -4 route replace default via 192.0.2.1");
     host.run("ip -6 route replace default via 2001:db8:2::1");
     host.run("ip link set up0 down");
@@ -321,7 +315,7 @@ fn a_container_and_the_host_reach_each_other_by_their_own_addresses() {
     net.start();
     net.ready();
     let (host, web) = (net.host(), net.space("web"));
-    let _web = serve(&net, "web", WEB, 80);
+    let _web = net.serve("web", WEB, &[80]);
     for family in [0, 1] {
         let _host = Proto::ALL.map(|protocol| Service::start(&host, protocol, &at(HOST[family], 90)));
         for protocol in Proto::ALL {
@@ -359,7 +353,7 @@ fn after_cleanup_the_host_is_as_it_was() {
     let before = picture();
     net.start();
     net.ready();
-    let _web = [serve(&net, "web", WEB, 80), serve(&net, "web2", WEB2, 80)];
+    let _web = [net.serve("web", WEB, &[80]), net.serve("web2", WEB2, &[80])];
     all_ways(&net);
     assert_ne!(picture(), before, "there is something to remove");
     assert!(std::path::Path::new(&pins).exists(), "programs are pinned there");

@@ -11,7 +11,7 @@ use packet::MacAddr;
 use tests::Net;
 use tests::net::outside::{HOST, ROUTER, SERVER, UPLINK};
 use tests::net::{
-    Call, Caller, Ears, PATIENCE, Proto, Running, Service, Wire, at, ethernet, need, transfer, wait_for,
+    Call, Caller, Ears, PATIENCE, Proto, Running, Wire, at, ethernet, need, transfer, wait_for,
 };
 
 const SITE: &str = r#"
@@ -33,13 +33,6 @@ const SITE: &str = r#"
 const WEB: [&str; 2] = ["10.1.0.10", "fd00:1::10"];
 const WEB2: [&str; 2] = ["10.1.0.11", "fd00:1::11"];
 const FLOATING: [&str; 2] = ["203.0.113.10", "2001:db8:1::10"];
-
-/// Services on an L4 port of a namespace, by both protocols and both families.
-fn serve(net: &Net, name: &str, addresses: [&str; 2], port: u16) -> Vec<Service> {
-    let space = net.space(name);
-    let all = Proto::ALL.into_iter().flat_map(|protocol| addresses.map(|address| (protocol, address)));
-    all.map(|(protocol, address)| Service::start(&space, protocol, &at(address, port))).collect()
-}
 
 /// Puts a namespace `far` with the addresses 198.51.100.99 and 2001:db8:fffe::99 behind the router, on a link of a
 /// small MTU, and returns its addresses.
@@ -65,7 +58,7 @@ fn narrow_way(net: &Net, mtu: u32) -> [&'static str; 2] {
 #[test]
 fn what_goes_outside_comes_from_the_host_and_from_egress_addresses_where_given() {
     let net = Net::with_outside(SITE);
-    let _services = serve(&net, "x", SERVER, 80);
+    let _services = net.serve("x", SERVER, &[80]);
     let (web, web2) = (net.space("web"), net.space("web2"));
     for family in [0, 1] {
         net.ping("web", SERVER[family]);
@@ -99,7 +92,7 @@ fn a_floating_ip_is_its_ports_address_both_ways_and_moves_while_it_is_used() {
     let net = Net::with_outside(SITE);
     let x = net.space("x");
     let _services =
-        [serve(&net, "web", WEB, 80), serve(&net, "web2", WEB2, 80), serve(&net, "x", SERVER, 80)];
+        [net.serve("web", WEB, &[80]), net.serve("web2", WEB2, &[80]), net.serve("x", SERVER, &[80])];
     for (family, address) in FLOATING.into_iter().enumerate() {
         net.vsctl(&format!("fip add {address} web"));
         net.ping("x", address);
@@ -192,7 +185,7 @@ fn udp_of_8_kb_passes_both_ways() {
     let net = Net::with_outside(SITE);
     let x = net.space("x");
     let _services =
-        [serve(&net, "x", SERVER, 80), serve(&net, "web2", WEB2, 80), serve(&net, "web", WEB, 80)];
+        [net.serve("x", SERVER, &[80]), net.serve("web2", WEB2, &[80]), net.serve("web", WEB, &[80])];
     let large: Vec<u8> = (0..8192_u32).map(|n| (n % 251).to_le_bytes()[0]).collect();
     let pass = |from: &tests::net::Space, target: &str| {
         net.seen(from, Proto::Udp, target);
@@ -249,7 +242,7 @@ fn fragments(macs: [MacAddr; 2], ends: [Ipv4Addr; 2], ports: [u16; 2], id: u16, 
 fn fragments_out_of_order_are_carried_through_nat_both_ways() {
     let net = Net::with_outside(SITE);
     let (x, web) = (net.space("x"), net.space("web"));
-    let _services = [serve(&net, "x", SERVER, 80), serve(&net, "web", WEB, 80)];
+    let _services = [net.serve("x", SERVER, &[80]), net.serve("web", WEB, &[80])];
     net.vsctl(&format!("fip add {} web", FLOATING[0]));
     net.seen(&web, Proto::Udp, &at(SERVER[0], 80));
     net.seen(&x, Proto::Udp, &at(FLOATING[0], 80));
@@ -311,7 +304,7 @@ fn the_gateway_and_the_routers_behind_it_say_when_a_packet_has_lived_too_long() 
 #[test]
 fn a_port_reaches_itself_and_its_neighbours_by_outside_addresses() {
     let net = Net::with_outside(SITE);
-    let _services = [serve(&net, "web", WEB, 80), serve(&net, "web2", WEB2, 80)];
+    let _services = [net.serve("web", WEB, &[80]), net.serve("web2", WEB2, &[80])];
     net.vsctl("publish add 8080/tcp web:80");
     net.vsctl("publish add 8080/udp web:80");
     for family in [0, 1] {
@@ -330,7 +323,7 @@ fn a_port_reaches_itself_and_its_neighbours_by_outside_addresses() {
 #[test]
 fn a_connection_through_masquerade_carries_much_and_survives_being_idle() {
     let net = Net::with_outside(SITE);
-    let _services = serve(&net, "x", SERVER, 80);
+    let _services = net.serve("x", SERVER, &[80]);
     let web = net.space("web");
     net.seen(&web, Proto::Tcp, &at(SERVER[0], 80));
     let mut call = Call::connect(&web, &at(SERVER[0], 80)).expect("a connection");

@@ -29,13 +29,6 @@ const SITE: &str = r#"
 "#;
 const LOG: [&str; 2] = ["10.2.0.10", "fd00:2::10"];
 
-fn serve(net: &Net, name: &str, addresses: [&str; 2], ports: &[u16]) -> Vec<Service> {
-    let space = net.space(name);
-    let places = ports.iter().flat_map(|port| addresses.map(|address| at(address, *port)));
-    let all = places.flat_map(|place| Proto::ALL.map(|protocol| (protocol, place.clone())));
-    all.map(|(protocol, place)| Service::start(&space, protocol, &place)).collect()
-}
-
 fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock)
 }
@@ -43,7 +36,7 @@ fn is_timeout(error: &io::Error) -> bool {
 #[test]
 fn networks_are_apart_until_a_policy_joins_them_and_again_when_it_goes() {
     let net = Net::with_outside(SITE);
-    let _services = serve(&net, "log", LOG, &[22, 514]);
+    let _services = net.serve("log", LOG, &[22, 514]);
     let web = net.space("web");
     for family in [0, 1] {
         for protocol in Proto::ALL {
@@ -58,7 +51,7 @@ fn networks_are_apart_until_a_policy_joins_them_and_again_when_it_goes() {
         net.unheard(&web, Proto::Tcp, &at(LOG[family], 22));
         net.unheard(&web, Proto::Udp, &at(LOG[family], 514));
         // The other direction is not meant.
-        let _back = serve(&net, "web", ["10.1.0.10", "fd00:1::10"], &[514]);
+        let _back = net.serve("web", ["10.1.0.10", "fd00:1::10"], &[514]);
         net.unheard(&net.space("log"), Proto::Tcp, &at(["10.1.0.10", "fd00:1::10"][family], 514));
         let call = Call::connect(&web, &at(LOG[family], 514));
         calls.push(call.unwrap_or_else(|error| panic!("{error}\n{}", net.circumstances())));
@@ -79,7 +72,7 @@ fn networks_are_apart_until_a_policy_joins_them_and_again_when_it_goes() {
 #[test]
 fn a_replica_is_allowed_as_soon_as_it_has_the_label() {
     let net = Net::with_outside(SITE);
-    let _services = serve(&net, "log", LOG, &[514]);
+    let _services = net.serve("log", LOG, &[514]);
     net.vsctl("policy add tier=web mgmt --allow tcp/514");
     net.unheard(&net.space("web"), Proto::Tcp, &at(LOG[0], 514));
     let mut best = Duration::MAX;
@@ -110,7 +103,7 @@ fn a_replica_is_allowed_as_soon_as_it_has_the_label() {
 #[test]
 fn who_is_rejected_is_told_and_who_is_denied_is_not() {
     let net = Net::with_outside(SITE);
-    let _services = serve(&net, "log", LOG, &[22, 23, 514]);
+    let _services = net.serve("log", LOG, &[22, 23, 514]);
     let web = net.space("web");
     net.vsctl("policy add front mgmt --allow any --priority 3000 --name all");
     net.vsctl("policy add front mgmt --reject tcp/22,udp/22,icmp --name told");
@@ -168,8 +161,8 @@ fn an_internal_network_reaches_neither_the_outside_nor_the_host_and_is_not_reach
         "#,
     );
     let (inside, host, x) = (net.space("in"), net.host(), net.space("x"));
-    let _x = serve(&net, "x", SERVER, &[80]);
-    let _in = serve(&net, "in", ["10.3.0.10", "fd00:3::10"], &[80]);
+    let _x = net.serve("x", SERVER, &[80]);
+    let _in = net.serve("in", ["10.3.0.10", "fd00:3::10"], &[80]);
     let _host = HOST.map(|address| Service::start(&host, Proto::Tcp, &at(address, 90)));
     for family in [0, 1] {
         net.seen(&net.space("out"), Proto::Tcp, &at(SERVER[family], 80));
@@ -211,9 +204,9 @@ fn two_networks_of_the_same_addresses_go_outside_and_never_meet() {
     };
     let config = half(1) + &half(2);
     let net = Net::with_outside(&config);
-    let _x = serve(&net, "x", SERVER, &[80]);
-    let _b1 = serve(&net, "b1", ["10.1.0.11", "fd00:1::11"], &[80]);
-    let _b2 = serve(&net, "b2", ["10.1.0.12", "fd00:1::12"], &[80]);
+    let _x = net.serve("x", SERVER, &[80]);
+    let _b1 = net.serve("b1", ["10.1.0.11", "fd00:1::11"], &[80]);
+    let _b2 = net.serve("b2", ["10.1.0.12", "fd00:1::12"], &[80]);
     let (a1, a2) = (net.space("a1"), net.space("a2"));
     for family in [0, 1] {
         let of = |n: usize| at([["10.1.0.11", "fd00:1::11"], ["10.1.0.12", "fd00:1::12"]][n][family], 80);

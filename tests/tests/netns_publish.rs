@@ -37,13 +37,6 @@ const WEB: [&str; 2] = ["10.1.0.10", "fd00:1::10"];
 const NEAR: [&str; 2] = ["10.1.0.11", "fd00:1::11"];
 const OTHER: [&str; 2] = ["10.2.0.10", "fd00:2::10"];
 
-/// The services of `web`, on an L4 port, by both protocols and both families.
-fn serve(net: &Net, name: &str, addresses: [&str; 2], port: u16) -> Vec<Service> {
-    let space = net.space(name);
-    let all = Proto::ALL.into_iter().flat_map(|protocol| addresses.map(|address| (protocol, address)));
-    all.map(|(protocol, address)| Service::start(&space, protocol, &at(address, port))).collect()
-}
-
 #[test]
 fn a_published_port_is_reached_from_every_place_and_sees_who_asks() {
     let net = Net::with_outside(&format!(
@@ -56,7 +49,7 @@ fn a_published_port_is_reached_from_every_place_and_sees_who_asks() {
         to = \"web:80\"
         "
     ));
-    let _services = serve(&net, "web", WEB, 80);
+    let _services = net.serve("web", WEB, &[80]);
     let host = net.host();
     for (family, loopback) in ["127.0.0.1", "::1"].into_iter().enumerate() {
         for protocol in Proto::ALL {
@@ -84,7 +77,7 @@ fn a_published_port_is_reached_from_every_place_and_sees_who_asks() {
 #[test]
 fn a_range_is_one_rule_and_leads_port_by_port() {
     let net = Net::with_outside(SITE);
-    let services: Vec<_> = [80, 85, 90].into_iter().flat_map(|port| serve(&net, "web", WEB, port)).collect();
+    let services: Vec<_> = [80, 85, 90].into_iter().flat_map(|port| net.serve("web", WEB, &[port])).collect();
     net.vsctl("publish add 8080-8090/tcp web:80-90");
     net.vsctl("publish add 8080-8090/udp web:80-90");
     assert_eq!(net.vsctl("publish list").as_array().map(Vec::len), Some(2), "one rule each");
@@ -108,7 +101,7 @@ fn a_range_is_one_rule_and_leads_port_by_port() {
 #[test]
 fn a_port_by_chance_is_shown_and_works() {
     let net = Net::with_outside(SITE);
-    let _services = serve(&net, "web", WEB, 443);
+    let _services = net.serve("web", WEB, &[443]);
     net.vsctl("publish add 0/tcp web:443 --name shop");
     let output = net.vsctl_output("publish list");
     let table = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -125,7 +118,7 @@ fn a_port_by_chance_is_shown_and_works() {
 #[test]
 fn only_who_is_named_by_allow_from_is_admitted() {
     let net = Net::with_outside(SITE);
-    let _services = serve(&net, "web", WEB, 80);
+    let _services = net.serve("web", WEB, &[80]);
     let allow = format!("--allow-from {}/32 --allow-from {}/128", SERVER[0], SERVER[1]);
     net.vsctl(&format!("publish add 8080/tcp web:80 {allow}"));
     net.vsctl(&format!("publish add 8080/udp web:80 {allow}"));

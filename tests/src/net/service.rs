@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use super::Space;
+use super::{Net, PATIENCE, Space, wait_until};
 
 /// A transport protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +42,29 @@ pub fn at(address: &str, port: u16) -> String {
 /// How often a service looks whether it should end.
 const TURN: Duration = Duration::from_millis(5);
 
+impl Net {
+    /// Starts services on L4 ports of a namespace's addresses, by both protocols.
+    pub fn serve(&self, name: &str, addresses: [&str; 2], ports: &[u16]) -> Vec<Service> {
+        let space = self.space(name);
+        let places = ports.iter().flat_map(|port| addresses.map(|address| at(address, *port)));
+        let all = places.flat_map(|place| Proto::ALL.map(|protocol| (protocol, place.clone())));
+        all.map(|(protocol, place)| Service::start(&space, protocol, &place)).collect()
+    }
+}
+
+/// Binds a socket inside a namespace. An address that was just given to it may not be usable yet.
+fn bound<T: Send>(space: &Space, address: SocketAddr, bind: impl Fn() -> io::Result<T> + Sync) -> T {
+    let mut socket = None;
+    wait_until(PATIENCE, || {
+        let result = space.inside(&bind);
+        let later = matches!(&result, Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable);
+        socket = Some(result);
+        !later
+    });
+    let socket = socket.expect("it was tried");
+    socket.unwrap_or_else(|error| panic!("{}: {address}: {error}", space.name()))
+}
+
 /// A service that runs until it is dropped. See the module header.
 #[derive(Debug)]
 pub struct Service {
@@ -58,15 +81,12 @@ impl Service {
         let ended = Arc::clone(&stop);
         let (address, thread) = match protocol {
             Proto::Tcp => {
-                let listener = space.inside(|| TcpListener::bind(address));
-                let listener =
-                    listener.unwrap_or_else(|error| panic!("{}: {address}: {error}", space.name()));
+                let listener = bound(space, address, || TcpListener::bind(address));
                 let bound = listener.local_addr().expect("it is bound");
                 (bound, thread::spawn(move || serve_tcp(&listener, &ended)))
             }
             Proto::Udp => {
-                let socket = space.inside(|| UdpSocket::bind(address));
-                let socket = socket.unwrap_or_else(|error| panic!("{}: {address}: {error}", space.name()));
+                let socket = bound(space, address, || UdpSocket::bind(address));
                 let bound = socket.local_addr().expect("it is bound");
                 (bound, thread::spawn(move || serve_udp(&socket, &ended)))
             }
