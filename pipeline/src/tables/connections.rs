@@ -19,7 +19,7 @@
 //!
 //! **Full.** Capacity is fixed; some spare slots serve the limbo. A port has no more connections, and no more
 //! half-open ones, than its quotas say; that is looked at first and costs least, so a flood that is refused is no
-//! burden to others. When the table is full, the oldest expendable connection (half-open, or over) of the port that
+//! burden to others. Of a port that has all it may have, the oldest that is over makes room. When the table is full, the oldest expendable connection (half-open, or over) of the port that
 //! has most of them makes room. An established connection never does; if there is nothing else, the newcomer is
 //! refused. So is one of the very port that has most, when half of the spare slots are in limbo: the rest is for others.
 //!
@@ -194,7 +194,15 @@ impl Connections {
     /// When a key is in use, a quota is reached or the table is full. Quotas are looked at first and cost least, so
     /// that a flood that is refused is no burden to others.
     pub fn create(&self, new: &NewConnection, now: Instant) -> Result<ConnectionId, Refused> {
-        self.owners.admit(new.owner, new.quota, new.half_open_quota)?;
+        let admit = || self.owners.admit(new.owner, new.quota, new.half_open_quota);
+        let admitted = match admit() {
+            Err(Refused::Quota) if self.replace_closed(new.owner) => admit(),
+            admitted => admitted,
+        };
+        if let Err(why) = admitted {
+            self.owners.refused(new.owner, why);
+            return Err(why);
+        }
         let (state, numbers) = match &new.tcp {
             Some(segment) => Numbers::begin(segment),
             None => (State::Unreplied, Numbers::default()),

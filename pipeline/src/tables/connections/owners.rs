@@ -92,19 +92,45 @@ impl Owners {
         }
     }
 
-    /// Says whether the port may have one more, and counts when not.
+    /// Says whether the port may have one more.
     #[inline]
     pub(super) fn admit(&self, port: PortId, quota: u32, half_open_quota: u32) -> Result<(), Refused> {
         let owner = self.ports.get(port.index()).ok_or(Refused::Quota)?;
         if owner.open.load(Ordering::Relaxed) >= quota {
-            owner.refused.fetch_add(1, Ordering::Relaxed);
             return Err(Refused::Quota);
         }
         if owner.half_open.load(Ordering::Relaxed) >= half_open_quota {
-            owner.refused_half_open.fetch_add(1, Ordering::Relaxed);
             return Err(Refused::HalfOpen);
         }
         Ok(())
+    }
+
+    /// Counts a connection that was not admitted.
+    #[cold]
+    pub(super) fn refused(&self, port: PortId, why: Refused) {
+        let Some(owner) = self.ports.get(port.index()) else { return };
+        let count = if why == Refused::HalfOpen { &owner.refused_half_open } else { &owner.refused };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Writes the oldest expendable connections of a port to `slots` and returns how many those are; none when all that
+    /// it has are half-open.
+    pub(super) fn oldest(&self, links: &[Link], port: PortId, slots: &mut [u32]) -> usize {
+        let Some(owner) = self.ports.get(port.index()) else { return 0 };
+        if owner.expendable.load(Ordering::Relaxed) <= owner.half_open.load(Ordering::Relaxed) {
+            return 0;
+        }
+        let list = owner.lock();
+        let (mut slot, mut count) = (list.head, 0);
+        for place in slots {
+            if slot == NONE {
+                break;
+            }
+            *place = slot;
+            count += 1;
+            slot = links[slot as usize].next.load(Ordering::Relaxed);
+        }
+        count
     }
 
     /// Adds a new connection (`before` is `None`), changes the state of one, or removes one (`after` is `None`).

@@ -11,6 +11,8 @@ use super::{ConnectionId, Connections, Details, End, Guarded, Key, Shard, State}
 
 /// How often a full table looks for one that can make room.
 const EVICTION_TRIES: usize = 4;
+/// How many of a port's oldest expendable connections are looked at for one that is over.
+const LOOKED_AT: usize = 32;
 
 /// A connection that has ended, when its slot is freed.
 #[derive(Clone, Copy, Debug)]
@@ -152,6 +154,20 @@ impl Connections {
             }
         }
         false
+    }
+
+    /// Ends the oldest connection of a port that is over, so that it may have another; false when there is none among
+    /// the oldest expendable ones. What is over waits four minutes (RFC 5382, REQ-5) only as long as nobody needs the place.
+    #[cold]
+    pub(super) fn replace_closed(&self, port: PortId) -> bool {
+        let mut slots = [NONE; LOOKED_AT];
+        let count = self.owners.oldest(&self.links, port, &mut slots);
+        slots[..count].iter().any(|slot| {
+            let is_over = |entry: &Entry| {
+                entry.owner == port && entry.state.is_expendable() && !entry.state.is_half_open()
+            };
+            self.end(*slot, End::Evicted, is_over)
+        })
     }
 
     /// Counts a connection more or less in a shard, and in the table now and then.

@@ -247,6 +247,35 @@ fn quotas_are_per_port_and_count_half_open_ones_apart() {
 }
 
 #[test]
+fn of_a_port_at_its_quota_the_oldest_that_is_over_makes_room() {
+    let table = table(100, 1);
+    let make = |n, owner| {
+        let new = plain(n, TCP, owner);
+        table.create(&NewConnection { quota: 3, half_open_quota: 2, ..new }, at(1))
+    };
+    let refusal = Segment { flags: RST | ACK, sequence: 0, acknowledgment: 101, ..SYN_SEGMENT };
+    let reset = |id| {
+        let refusal = Seen { bytes: 40, tcp: Some(refusal) };
+        assert_eq!(table.track(id, Direction::Reply, refusal, at(1)), Ok(State::Reset));
+    };
+    let waiting = make(1, A).expect("room");
+    let [first, second] = [2, 3].map(|n| {
+        let id = make(n, A).expect("room");
+        reset(id);
+        id
+    });
+    // The half-open one is older, and stays.
+    let third = make(4, A).expect("one that is over makes room");
+    assert!(table.get(first).is_none() && table.get(second).is_some() && table.get(waiting).is_some());
+    reset(third);
+    make(5, A).expect("the next one does");
+    assert!(table.get(second).is_none());
+    assert_eq!(make(6, A), Err(Refused::HalfOpen), "room, but two are half-open");
+    make(7, B).expect("the quota is not B's");
+    assert_eq!(table.port(A).refused_half_open, 1);
+}
+
+#[test]
 fn the_port_with_most_half_open_connections_makes_room() {
     let table = table(10, 1);
     let answered = |n, owner| {
