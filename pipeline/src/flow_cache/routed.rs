@@ -2,8 +2,8 @@
 //!
 //! The key holds all that the stages read and a hit does not check: the input port, both MACs, addresses, protocol,
 //! and ports or ICMP identifier. An IPv4 entry is one cache line of 64 bytes, key and decision; an IPv6 entry
-//! takes two. A key can be in any of 16 entries ([`tags`] says in which it may be); when all are taken, the least used of
-//! the eight in its own group goes.
+//! takes two. A key can be in any of 16 entries ([`super::tags`] says in which it may be); when all are taken, the
+//! least used of the eight in its own group goes.
 //!
 //! An entry is good while the sum of the generations of its two ports is what it was (everything configured), its
 //! neighbour has a MAC at that port, and the packet fits. It keeps the packets and bytes that it served

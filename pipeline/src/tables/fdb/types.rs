@@ -39,7 +39,7 @@ pub enum StationKind {
     Fixed,
 }
 
-/// A station as [`Fdb::list`] tells it.
+/// A station as [`super::Fdb::list`] tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Station {
     /// What it is known by.
