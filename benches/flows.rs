@@ -9,6 +9,7 @@
 #![allow(clippy::cast_possible_truncation, reason = "sizes of benchmarks are small numbers")]
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
@@ -399,6 +400,8 @@ struct New {
     world: World,
     next: usize,
     step: usize,
+    /// Nanoseconds; one clock for all workers, as slots of the dead wait until every worker's time has passed them.
+    clock: Arc<AtomicU64>,
 }
 
 impl New {
@@ -418,7 +421,8 @@ impl Case for New {
         world.clear();
         // Old ones end, and their slots are free again.
         for _ in 0..2 {
-            world.now = world.now + Duration::from_millis(500);
+            let half = 500_000_000;
+            world.now = Instant::from_nanos(self.clock.fetch_add(half, Ordering::Relaxed) + half);
             world.pipeline.tick(&mut world.outputs, &mut world.pool, world.now);
         }
         for _ in 0..Batch::CAPACITY {
@@ -449,12 +453,14 @@ impl Drop for New {
 fn new(v6: bool, live: usize) -> Box<dyn Case> {
     let (what, area) = (New::what(v6, live), Area::new(2048, 0).expect("8 MiB"));
     let world = World::new(what, &what.tables(), &what.snapshot(), &area, 0);
-    Box::new(New { world, next: 0, step: 1 })
+    let clock = Arc::new(AtomicU64::new(world.now.as_nanos()));
+    Box::new(New { world, next: 0, step: 1, clock })
 }
 
-/// Runs a case a worker, one after the other and then together, and prints clocks a packet of each.
-fn two_workers(name: &str, mut cases: [Box<dyn Case + Send>; 2], batches: usize) {
-    let alone = cases.each_mut().map(|case| clocks(&mut **case, batches).0);
+/// Runs a case a worker, each alone and then together, and prints clocks a packet of each. Alone there is no other
+/// worker, since each sweeps its part of the tables only.
+fn two_workers(name: &str, alone: [Box<dyn Case>; 2], mut cases: [Box<dyn Case + Send>; 2], batches: usize) {
+    let alone = alone.map(|mut case| clocks(&mut *case, batches).0);
     let start = Barrier::new(2);
     let together: Vec<f64> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..)
@@ -487,24 +493,41 @@ fn two_workers(name: &str, mut cases: [Box<dyn Case + Send>; 2], batches: usize)
 fn together(quick: bool) {
     let batches = if quick { 200 } else { 10_000 };
     let area = Area::new(4096, 0).expect("16 MiB");
-    let two = |what: What| {
-        let what = What { workers: 2, ..what };
+    let worlds = |what: What, workers: usize| -> Vec<World> {
+        let what = What { workers, ..what };
         let (tables, snapshot) = (what.tables(), what.snapshot());
-        [0, 1].map(|n| World::new(what, &tables, &snapshot, &area, n))
+        (0..workers).map(|n| World::new(what, &tables, &snapshot, &area, n)).collect()
     };
-    let mut worlds = two(What::new(false, true, 1000, 1000));
-    let leaves_by = open(&mut worlds, 500);
-    let [questions, answers] = worlds;
-    let known =
-        |world, side| -> Box<dyn Case + Send> { Box::new(Known::new(world, Arc::clone(&leaves_by), side)) };
-    let cases = [known(questions, Side::Questions), known(answers, Side::Answers)];
-    two_workers("two workers: nat4/1k, a direction each", cases, batches);
+    let known = || {
+        let mut worlds = worlds(What::new(false, true, 1000, 1000), 2);
+        let leaves_by = open(&mut worlds, 500);
+        let Ok([questions, answers]) = <[World; 2]>::try_from(worlds) else { unreachable!("one a worker") };
+        let known = |world, side| Known::new(world, Arc::clone(&leaves_by), side);
+        [known(questions, Side::Questions), known(answers, Side::Answers)]
+    };
+    let name = "two workers: nat4/1k, a direction each";
+    two_workers(
+        name,
+        known().map(|case| -> Box<dyn Case> { Box::new(case) }),
+        known().map(|case| -> Box<dyn Case + Send> { Box::new(case) }),
+        batches,
+    );
     // Slots of the dead wait for the slower worker, which a busy machine may stop for long.
     let mut what = New::what(false, 4096);
     what.limits.connections *= 4;
-    let [a, b] = two(what);
-    let new = |world, next| -> Box<dyn Case + Send> { Box::new(New { world, next, step: 2 }) };
-    two_workers("two workers: new4", [new(a, 0), new(b, 1)], batches / 10);
+    let new = |worlds: Vec<World>| {
+        let (step, clock) = (worlds.len(), Arc::new(AtomicU64::new(worlds[0].now.as_nanos())));
+        worlds.into_iter().enumerate().map(move |(next, world)| New {
+            world,
+            next,
+            step,
+            clock: Arc::clone(&clock),
+        })
+    };
+    let alone = [0, 1].map(|_| -> Box<dyn Case> { Box::new(new(worlds(what, 1)).next().expect("one")) });
+    let mut both = new(worlds(what, 2));
+    let both = [0, 1].map(|_| -> Box<dyn Case + Send> { Box::new(both.next().expect("two")) });
+    two_workers("two workers: new4", alone, both, batches / 10);
 }
 
 const CASES: &[Entry] = &[
