@@ -7,7 +7,7 @@
 //! The key of a packet that qualifies is not kept but read again in the second pass, when the frame is at hand anyway.
 //! Its hash is: a second look at it says which entry may have the key (`flow_cache/tags.rs`), and asks for that.
 
-use packet::{Batch, Frame, MacAddr, PortId, VtepId};
+use packet::{Batch, Frame, PortId, VtepId};
 
 use crate::Pipeline;
 use crate::flow_cache::routed::{Key4, Key6, RoutedCache, Spot};
@@ -81,19 +81,17 @@ impl Flow {
     }
 }
 
-/// Says whether the frame is for the routing stages: for the router's MAC, or on a tracked network for anybody. So is what
+/// Says whether a frame is for the routing stages: for the router's MAC, or on a tracked network for anybody. So is what
 /// comes from a tunnel and was routed on its way.
-#[inline(always)]
 pub(crate) fn concerns(bytes: &[u8], ingress: &Ingress) -> bool {
-    bytes.first_chunk::<8>().is_some_and(|head| {
-        let [to @ .., block_a, block_b] = *head;
-        // A peer has routed it: see `TunnelInfo`.
-        let was_routed = || ingress.is_tunnel && ingress.router_mac.0[..2] == [block_a, block_b];
-        MacAddr(to) == ingress.router_mac || (ingress.tracked || was_routed()) && to[0] & 1 == 0
+    bytes.first_chunk().is_some_and(|first| {
+        let first = u64::from_le_bytes(*first);
+        Concern::new(ingress).holds(first) || ingress.is_tunnel && Concern::routed(ingress).holds(first)
     })
 }
 
-/// [`concerns`] for a run of frames from one port, by one comparison.
+/// What is asked of the first eight bytes of a frame: the destination, and two of the source. One comparison for all
+/// frames of a run.
 #[derive(Clone, Copy)]
 struct Concern {
     value: u64,
@@ -101,6 +99,7 @@ struct Concern {
 }
 
 impl Concern {
+    /// For the router's MAC, or on a tracked network for anybody.
     fn new(ingress: &Ingress) -> Self {
         let [a, b, c, d, e, f] = ingress.router_mac.0;
         if ingress.tracked {
@@ -111,10 +110,9 @@ impl Concern {
         }
     }
 
-    /// As [`Concern::new`], for what comes from a tunnel and was routed on its way.
+    /// From a tunnel, and routed by a peer (see `TunnelInfo`): to a station, from a MAC of the block that ours is of.
     fn routed(ingress: &Ingress) -> Self {
         let [a, b, ..] = ingress.router_mac.0;
-        // To a station, from a MAC of the block that ours is of.
         Self { value: u64::from_le_bytes([0, 0, 0, 0, 0, 0, a, b]), mask: 0xffff << 48 | 1 }
     }
 
@@ -195,11 +193,8 @@ impl Parser<'_> {
     /// A frame without room for the shortest packet that qualifies.
     #[cold]
     fn short(&self, bytes: &[u8], vtep: u16, flow: &mut Flow) {
-        let mut first = [0; 8];
-        let concerned = bytes.first_chunk::<6>().is_some_and(|to| {
-            first[..6].copy_from_slice(to);
-            self.concern.holds(u64::from_le_bytes(first))
-        });
+        let concerned =
+            bytes.first_chunk().is_some_and(|first| self.concern.holds(u64::from_le_bytes(*first)));
         if concerned || vtep != 0 {
             *flow = Flow::default();
         } else {

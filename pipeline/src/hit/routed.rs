@@ -91,15 +91,13 @@ struct Elsewhere;
 /// How an entry rewrites a packet of its family.
 pub(super) trait Family: Key {
     /// The headers, as far as all packets have them.
-    type Head;
+    type Head: AsMut<[u8]>;
     /// Takes the headers apart from what follows.
     fn split(bytes: &mut [u8]) -> Option<(&mut Self::Head, &mut [u8])>;
     /// Reads the key of a packet that qualifies.
     fn read(head: &Self::Head, from: PortId, vtep: u16, query: bool) -> Self;
     /// Says whether the packet may live on behind a router.
     fn may_pass(head: &Self::Head) -> bool;
-    /// Puts the MACs in: the target's as [`Target::mac_at`] returns it.
-    fn address(head: &mut Self::Head, target: u64, egress: &Egress);
     /// Lowers the time to live, and puts the new addresses and ports in; the transport's checksum, if it is complete.
     fn rewrite<const QUERY: bool>(
         head: &mut Self::Head,
@@ -198,7 +196,7 @@ impl<'a> Check<'a> {
                 return None;
             }
             if is_complete || entry.flags() & (flag::SOURCE | flag::DESTINATION) == 0 {
-                K::address(head, target, egress);
+                put_macs(head.as_mut(), target, egress);
                 K::rewrite::<QUERY>(head, rest, entry, is_complete);
             } else {
                 rewrite_unfinished::<K, QUERY>(frame, target, egress, entry)?;
@@ -225,8 +223,9 @@ impl<'a> Check<'a> {
     }
 }
 
+/// Puts the MACs in: the target's as [`Target::mac_at`] returns it.
 #[inline(always)]
-fn put_macs<const N: usize>(head: &mut [u8; N], target: u64, egress: &Egress) {
+fn put_macs(head: &mut [u8], target: u64, egress: &Egress) {
     let [a, b, c, d, e, f] = egress.router_mac.0;
     let router = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
     head[..8].copy_from_slice(&(target | router << 48).to_le_bytes());
@@ -243,7 +242,7 @@ fn rewrite_unfinished<K: Family, const QUERY: bool>(
 ) -> Option<()> {
     unfinished(frame, K::L4, entry.addresses_change, entry.transport_change);
     let (head, rest) = K::split(frame.bytes_mut())?;
-    K::address(head, target, egress);
+    put_macs(head.as_mut(), target, egress);
     K::rewrite::<QUERY>(head, rest, entry, false);
     Some(())
 }
@@ -271,11 +270,6 @@ impl Family for Key4 {
     }
 
     #[inline(always)]
-    fn address(head: &mut Self::Head, target: u64, egress: &Egress) {
-        put_macs(head, target, egress);
-    }
-
-    #[inline(always)]
     fn rewrite<const QUERY: bool>(
         head: &mut Self::Head,
         rest: &mut [u8],
@@ -295,15 +289,9 @@ impl Family for Key4 {
             let ports = ports ^ entry.patch.ports(is_destination);
             head[34..38].copy_from_slice(&ports.to_le_bytes());
         }
-        if !complete {
-            return;
-        }
-        if QUERY {
-            change(&mut head[36..38], entry.transport_change);
-        } else if head[23] == UDP {
-            change_udp(&mut head[40..42], entry.transport_change);
-        } else if let Some(sum) = rest.get_mut(8..10) {
-            change(sum, entry.transport_change);
+        if complete {
+            let protocol = head[23];
+            change_transport::<QUERY>(protocol, &mut head[L4_V4..], rest, entry.transport_change);
         }
     }
 }
@@ -328,11 +316,6 @@ impl Family for Key6 {
     }
 
     #[inline(always)]
-    fn address(head: &mut Self::Head, target: u64, egress: &Egress) {
-        put_macs(head, target, egress);
-    }
-
-    #[inline(always)]
     fn rewrite<const QUERY: bool>(
         head: &mut Self::Head,
         rest: &mut [u8],
@@ -349,16 +332,22 @@ impl Family for Key6 {
         } else {
             head[54..58].copy_from_slice(&entry.patch.ports);
         }
-        if !complete {
-            return;
+        if complete {
+            let protocol = head[20];
+            change_transport::<QUERY>(protocol, &mut head[L4_V6..], rest, entry.transport_change);
         }
-        if QUERY {
-            change(&mut head[56..58], entry.transport_change);
-        } else if head[20] == UDP {
-            change_udp(&mut head[60..62], entry.transport_change);
-        } else if let Some(sum) = rest.get_mut(8..10) {
-            change(sum, entry.transport_change);
-        }
+    }
+}
+
+/// Changes the complete checksum of a transport whose first eight bytes are `l4`, and the others `rest`.
+#[inline(always)]
+fn change_transport<const QUERY: bool>(protocol: u8, l4: &mut [u8], rest: &mut [u8], by: u16) {
+    if QUERY {
+        change(&mut l4[2..4], by);
+    } else if protocol == UDP {
+        change_udp(&mut l4[6..8], by);
+    } else if let Some(sum) = rest.get_mut(8..10) {
+        change(sum, by);
     }
 }
 
