@@ -5,7 +5,7 @@
 
 use tests::Net;
 use tests::net::outside::{ROUTER, SERVER};
-use tests::net::ways::{FLOATING, WEB2, serve, site};
+use tests::net::ways::{FLOATING, WEB2, site};
 use tests::net::{Proto, at, need, wait_for};
 
 /// Addresses of the outside's subnets that the router has as well.
@@ -45,7 +45,7 @@ fn a_floating_ip_that_another_station_took_meanwhile_is_given_up_until_it_is_fre
     let (mut net, _services) = site("");
     net.start();
     net.ready();
-    let _web2 = serve(&net, "web2", WEB2, 80);
+    let _web2 = net.serve("web2", WEB2, &[80]);
     let (x, mac) = (net.space("x"), net.space("x").mac("eth0").to_string());
     for (family, address) in FLOATING.into_iter().enumerate() {
         assert_eq!(net.seen(&x, Proto::Tcp, &at(address, 80)).to_string(), ROUTER[family]);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tests::Net;
 use tests::net::outside::{HOST, ROUTER, SERVER};
-use tests::net::ways::{Busy, FLOATING, SITE, WEB, WEB2, serve};
+use tests::net::ways::{Busy, FLOATING, SITE, WEB, WEB2};
 use tests::net::{Call, PATIENCE, Proto, Service, at, need, transfer, wait_for};
 
 const DEDICATED: &str = r#"
@@ -33,7 +33,7 @@ fn site() -> (Net, Vec<Service>) {
     net.host().run("ip addr add 2001:db8:9::9/128 dev lo");
     net.space("x").run("ethtool -K eth0 tx off");
     net.write_config(&format!("{DEDICATED}{SITE}"));
-    let services = serve(&net, "x", SERVER, 80);
+    let services = net.serve("x", SERVER, &[80]);
     (net, services)
 }
 
@@ -42,7 +42,7 @@ fn the_switch_has_the_addresses_of_its_own_device() {
     let (mut net, _services) = site();
     net.start();
     net.ready();
-    let _web = [serve(&net, "web", WEB, 80), serve(&net, "web2", WEB2, 80)];
+    let _web = [net.serve("web", WEB, &[80]), net.serve("web2", WEB2, &[80])];
     let (x, web, web2, host) = (net.space("x"), net.space("web"), net.space("web2"), net.host());
     for family in [0, 1] {
         // It answers for itself, and says no where nobody listens.
@@ -86,7 +86,7 @@ fn connections_over_a_device_of_the_switchs_own_outlive_it() {
     let (mut net, _services) = site();
     net.start();
     net.ready();
-    let _web = [serve(&net, "web", WEB, 80), serve(&net, "web2", WEB2, 80)];
+    let _web = [net.serve("web", WEB, &[80]), net.serve("web2", WEB2, &[80])];
     let (x, web) = (net.space("x"), net.space("web"));
     let mut busy = Vec::new();
     for (name, from, target) in [

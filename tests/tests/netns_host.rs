@@ -7,69 +7,9 @@ use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use tests::Net;
 use tests::net::outside::{HOST, ROUTER, SERVER, UPLINK};
-use tests::net::{Call, Caller, PATIENCE, Proto, Service, Space, at, need, wait_for, wait_until};
-
-const SITE: &str = r#"
-    [[network]]
-    name = "front"
-    subnets = ["10.1.0.0/24", "fd00:1::/64"]
-    [[port]]
-    name = "web"
-    network = "front"
-    netns = "@web"
-    addresses = ["10.1.0.10", "fd00:1::10"]
-    [[port]]
-    name = "web2"
-    network = "front"
-    netns = "@web2"
-    addresses = ["10.1.0.11", "fd00:1::11"]
-    [[publish]]
-    listen = "8080/tcp"
-    to = "web:80"
-    [[publish]]
-    listen = "8080/udp"
-    to = "web:80"
-    [[floating_ip]]
-    address = "203.0.113.10"
-    port = "web2"
-    [[floating_ip]]
-    address = "2001:db8:1::10"
-    port = "web2"
-"#;
-
-const WEB: [&str; 2] = ["10.1.0.10", "fd00:1::10"];
-const WEB2: [&str; 2] = ["10.1.0.11", "fd00:1::11"];
-const FLOATING: [&str; 2] = ["203.0.113.10", "2001:db8:1::10"];
-
-/// Makes a host with an outside and services everywhere; no daemon runs yet.
-fn site() -> (Net, Vec<Service>) {
-    let net = Net::new();
-    net.make_outside();
-    net.write_config(SITE);
-    let services = Vec::from([net.serve("x", SERVER, &[80])]).into_iter().flatten().collect();
-    (net, services)
-}
-
-/// Expects that all ways work: masquerade, published ports from all sides, floating IPs, and the host's own.
-fn all_ways(net: &Net) {
-    let (x, web, web2, host) = (net.space("x"), net.space("web"), net.space("web2"), net.host());
-    for family in [0, 1] {
-        for protocol in Proto::ALL {
-            let seen = |from: &Space, target: String| net.seen(from, protocol, &target).to_string();
-            assert_eq!(seen(&web, at(SERVER[family], 80)), HOST[family]);
-            assert_eq!(seen(&web2, at(SERVER[family], 80)), FLOATING[family]);
-            assert_eq!(seen(&x, at(HOST[family], 8080)), ROUTER[family]);
-            assert_eq!(seen(&x, at(FLOATING[family], 80)), ROUTER[family]);
-            assert_eq!(seen(&web2, at(HOST[family], 8080)), WEB2[family]);
-            seen(&host, at(HOST[family], 8080));
-            seen(&host, at(["127.0.0.1", "::1"][family], 8080));
-            seen(&host, at(WEB[family], 80));
-            seen(&web, at(HOST[family], 8080));
-        }
-    }
-}
+use tests::net::ways::{Busy, FLOATING, WEB, WEB2, all_ways, connect_from_our_range, site};
+use tests::net::{Call, Caller, PATIENCE, Proto, Service, at, need, wait_for, wait_until};
 
 const SYSCTLS: &str = "net.ipv4.ip_forward net.ipv4.conf.all.rp_filter net.ipv4.conf.default.rp_filter \
                        net.ipv4.conf.up0.rp_filter net.ipv4.conf.all.forwarding net.ipv6.conf.all.forwarding \
@@ -79,7 +19,7 @@ const SYSCTLS: &str = "net.ipv4.ip_forward net.ipv4.conf.all.rp_filter net.ipv4.
 #[test]
 fn a_strict_host_changes_nothing_for_the_switch_and_is_not_changed() {
     need(&["iptables", "ip6tables"]);
-    let (mut net, _services) = site();
+    let (mut net, _services) = site("");
     let host = net.host();
     for tables in ["iptables", "ip6tables"] {
         for rule in
@@ -113,7 +53,7 @@ fn a_strict_host_changes_nothing_for_the_switch_and_is_not_changed() {
 #[test]
 fn flushing_the_hosts_rules_disturbs_nothing() {
     need(&["iptables"]);
-    let (mut net, _services) = site();
+    let (mut net, _services) = site("");
     net.start();
     net.ready();
     let _web = [net.serve("web", WEB, &[80]), net.serve("web2", WEB2, &[80])];
@@ -134,56 +74,10 @@ fn flushing_the_hosts_rules_disturbs_nothing() {
     all_ways(&net);
 }
 
-/// A connection that is used all the time, by hand of a thread, until it is ended.
-struct Busy {
-    stop: std::sync::Arc<std::sync::atomic::AtomicBool>,
-    thread: thread::JoinHandle<Result<u32, String>>,
-    name: &'static str,
-}
-
-impl Busy {
-    fn start(name: &'static str, mut turn: impl FnMut() -> io::Result<()> + Send + 'static) -> Self {
-        let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-        let ended = std::sync::Arc::clone(&stop);
-        let thread = thread::spawn(move || {
-            let mut turns = 0;
-            while !ended.load(std::sync::atomic::Ordering::Relaxed) {
-                turn().map_err(|error| format!("{name} after {turns} turns: {error}"))?;
-                turns += 1;
-                thread::sleep(Duration::from_millis(10));
-            }
-            Ok(turns)
-        });
-        Self { stop, thread, name }
-    }
-
-    fn end(self) {
-        self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
-        let result = self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        let turns = result.unwrap_or_else(|error| panic!("{error}"));
-        println!("{}: {turns} turns, none failed", self.name);
-        assert!(turns > 10, "{}: {turns} turns", self.name);
-    }
-}
-
-fn local_ports(host: &Space, range: &str) {
-    host.inside(|| std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", range)).expect("root may");
-}
-
-/// Connects from the host, by an L4 port of the range that masquerading takes.
-fn connect_from_our_range(net: &Net, target: &str) -> Call {
-    let host = net.host();
-    local_ports(&host, "50000 50100");
-    let call = Call::connect(&host, target).expect("a connection");
-    local_ports(&host, "32768 60999");
-    assert!((50000..=50100).contains(&call.local().port()), "{}", call.local());
-    call
-}
-
 #[test]
 fn what_the_host_had_open_before_loses_nothing_while_the_switch_comes_dies_and_comes_again() {
     need(&["iptables"]);
-    let (mut net, _services) = site();
+    let (mut net, _services) = site("");
     let (host, x) = (net.host(), net.space("x"));
 
     // A container behind the kernel's own bridge and masquerade.
@@ -274,7 +168,7 @@ fn what_the_host_had_open_before_loses_nothing_while_the_switch_comes_dies_and_c
 
 #[test]
 fn the_next_fetch_works_when_the_hosts_address_and_default_route_change() {
-    let (mut net, _services) = site();
+    let (mut net, _services) = site("");
     let (host, web) = (net.host(), net.space("web"));
     net.start();
     net.ready();
@@ -311,7 +205,7 @@ fn the_next_fetch_works_when_the_hosts_address_and_default_route_change() {
 
 #[test]
 fn a_container_and_the_host_reach_each_other_by_their_own_addresses() {
-    let (mut net, _services) = site();
+    let (mut net, _services) = site("");
     net.start();
     net.ready();
     let (host, web) = (net.host(), net.space("web"));
@@ -333,7 +227,7 @@ fn a_container_and_the_host_reach_each_other_by_their_own_addresses() {
 
 #[test]
 fn after_cleanup_the_host_is_as_it_was() {
-    let (mut net, _services) = site();
+    let (mut net, _services) = site("");
     let host = net.host();
     let pins = format!("/run/vswitch/bpf/{}", net.tag());
     let picture = || {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tests::Net;
 use tests::net::outside::{HOST, SERVER};
-use tests::net::ways::{Busy, FLOATING, SITE, WEB, WEB2, all_ways, connect_from_our_range, serve, site};
+use tests::net::ways::{Busy, FLOATING, SITE, WEB, WEB2, all_ways, connect_from_our_range, site};
 use tests::net::{Call, Caller, PATIENCE, Proto, Service, at, need, transfer};
 
 const AFXDP: &str = "[uplink]\ndevice = \"up0\"\nmode = \"afxdp\"\n";
@@ -39,7 +39,7 @@ fn all_ways_work_over_a_device_that_is_shared_by_afxdp() {
     net.ready();
     let (used, notes) = mode(&net, "up0");
     assert!(used.starts_with("afxdp,xdp-native"), "{used} {notes}");
-    let _web = [serve(&net, "web", WEB, 80), serve(&net, "web2", WEB2, 80)];
+    let _web = [net.serve("web", WEB, &[80]), net.serve("web2", WEB2, &[80])];
     all_ways(&net);
     let (x, web, web2) = (net.space("x"), net.space("web"), net.space("web2"));
     for family in [0, 1] {
@@ -86,7 +86,7 @@ fn the_host_is_not_disturbed_by_a_device_that_is_shared_by_afxdp() {
     thread::sleep(Duration::from_millis(300));
     net.start();
     net.ready();
-    let _web = [serve(&net, "web", WEB, 80), serve(&net, "web2", WEB2, 80)];
+    let _web = [net.serve("web", WEB, &[80]), net.serve("web2", WEB2, &[80])];
     fetch(&net);
     thread::sleep(Duration::from_secs(1));
     net.kill();
@@ -106,7 +106,7 @@ fn a_device_changes_its_mode_while_it_is_used() {
     finish_checksums(&net);
     net.start();
     net.ready();
-    let _web = [serve(&net, "web", WEB, 80), serve(&net, "web2", WEB2, 80)];
+    let _web = [net.serve("web", WEB, &[80]), net.serve("web2", WEB2, &[80])];
     all_ways(&net);
     let (x, web) = (net.space("x"), net.space("web"));
     let wait = Duration::from_secs(5);
@@ -151,7 +151,7 @@ fn a_device_that_cannot_do_afxdp_is_steered_and_says_why_unless_it_was_named() {
     let (used, notes) = mode(&net, "outer");
     assert_eq!(used, "steer");
     assert!(notes.contains("native XDP is not possible on outer"), "{notes}");
-    let _web = [serve(&net, "web", WEB, 80), serve(&net, "web2", WEB2, 80)];
+    let _web = [net.serve("web", WEB, &[80]), net.serve("web2", WEB2, &[80])];
     all_ways(&net);
     let doctor = net.get("/v1/doctor").to_string();
     assert!(doctor.contains("native XDP is not possible on outer"), "{doctor}");

@@ -1,6 +1,8 @@
 //! All ways between containers, the host and the outside, as tests of the host and of uplinks want them.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -43,19 +45,12 @@ pub const WEB2: [&str; 2] = ["10.1.0.11", "fd00:1::11"];
 /// Floating IPs of `web2`.
 pub const FLOATING: [&str; 2] = ["203.0.113.10", "2001:db8:1::10"];
 
-/// Starts services on an L4 port of a namespace, by both protocols and both families.
-pub fn serve(net: &Net, name: &str, addresses: [&str; 2], port: u16) -> Vec<Service> {
-    let space = net.space(name);
-    let all = Proto::ALL.into_iter().flat_map(|protocol| addresses.map(|address| (protocol, address)));
-    all.map(|(protocol, address)| Service::start(&space, protocol, &at(address, port))).collect()
-}
-
 /// Makes a host with an outside, where services are; no daemon runs yet. Its file has `more` beside [`SITE`].
 pub fn site(more: &str) -> (Net, Vec<Service>) {
     let net = Net::new();
     net.make_outside();
     net.write_config(&format!("{more}\n{SITE}"));
-    let services = serve(&net, "x", SERVER, 80);
+    let services = net.serve("x", SERVER, &[80]);
     (net, services)
 }
 
@@ -81,7 +76,7 @@ pub fn all_ways(net: &Net) {
 /// A connection that is used all the time, by hand of a thread, until it is ended.
 #[derive(Debug)]
 pub struct Busy {
-    stop: std::sync::Arc<std::sync::atomic::AtomicBool>,
+    stop: Arc<AtomicBool>,
     thread: thread::JoinHandle<Result<u32, String>>,
     name: &'static str,
 }
@@ -89,11 +84,11 @@ pub struct Busy {
 impl Busy {
     /// Starts to do `turn` again and again.
     pub fn start(name: &'static str, mut turn: impl FnMut() -> io::Result<()> + Send + 'static) -> Self {
-        let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-        let ended = std::sync::Arc::clone(&stop);
+        let stop = Arc::new(AtomicBool::new(false));
+        let ended = Arc::clone(&stop);
         let thread = thread::spawn(move || {
             let mut turns = 0;
-            while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+            while !ended.load(Ordering::Relaxed) {
                 turn().map_err(|error| format!("{name} after {turns} turns: {error}"))?;
                 turns += 1;
                 thread::sleep(Duration::from_millis(10));
@@ -105,7 +100,7 @@ impl Busy {
 
     /// Ends, and expects that no turn has failed.
     pub fn end(self) {
-        self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.stop.store(true, Ordering::Relaxed);
         let result = self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         let turns = result.unwrap_or_else(|error| panic!("{error}"));
         println!("{}: {turns} turns, none failed", self.name);
