@@ -4,7 +4,6 @@
 //! came by the tunnel's port from then on. What cannot be opened so, or must not, goes its way as it is: the slow path
 //! learns endpoints and cuts what arrived as one, and the stage `decap` says why the rest dies.
 
-use packet::segment::{self, Finish};
 use packet::{Batch, Frame, PortId, VtepId};
 
 use super::outer::{self, Fate, Outer};
@@ -68,16 +67,7 @@ impl Pipeline {
 
     /// Cuts a frame into the datagrams that arrived as one, and opens each.
     fn cut_and_open(&mut self, frame: Frame, from: PortId, turn: &mut Turn<'_>) {
-        let mut pieces = std::mem::take(&mut self.segments);
-        let cut = segment::segment(frame, turn.pool, Finish::Now, |piece| pieces.push(piece));
-        match cut {
-            Ok(count) => {
-                self.counters().ledger.created.add(count as u64);
-                self.counters().ledger.consumed.add(1);
-            }
-            // Its chunk is back in the pool.
-            Err(_) => self.counters().drop(from, DropReason::VxlanMalformed),
-        }
+        let mut pieces = self.cut_large(frame, from, DropReason::VxlanMalformed, turn);
         for piece in pieces.drain(..) {
             if let Some(piece) = self.open_late(piece, from, turn) {
                 self.miss(piece, &Flow::default(), from, turn);

@@ -6,7 +6,7 @@
 
 use packet::checksum;
 use packet::header::UdpHeader;
-use packet::segment::{self, Finish};
+use packet::segment::{self, Finish, SegmentError};
 use packet::{Checksum, Frame, FramePool, Gso, PortId, Tunnel, VtepId};
 
 use super::encap::{self, L4_V4, L4_V6, NoWay, Template};
@@ -86,19 +86,32 @@ impl Pipeline {
 
     /// Cuts a large frame and packs each of its packets.
     fn cut_and_pack(&mut self, frame: Frame, tunnel: PortId, vtep: VtepId, turn: &mut Turn<'_>) {
+        let mut pieces = self.cut_large(frame, tunnel, DropReason::Malformed, turn);
+        for piece in pieces.drain(..) {
+            self.pack(piece, tunnel, vtep, turn);
+        }
+        self.segments = pieces;
+    }
+
+    /// Cuts a large frame, and counts it at a port if that fails. The list returned is to be put back, empty.
+    pub(super) fn cut_large(
+        &mut self,
+        frame: Frame,
+        at: PortId,
+        malformed: DropReason,
+        turn: &mut Turn<'_>,
+    ) -> Vec<Frame> {
         let mut pieces = std::mem::take(&mut self.segments);
+        // When it fails, its chunk is back in the pool.
         match segment::segment(frame, turn.pool, Finish::Now, |piece| pieces.push(piece)) {
             Ok(count) => {
                 self.counters().ledger.created.add(count as u64);
                 self.counters().ledger.consumed.add(1);
             }
-            // Its chunk is back in the pool.
-            Err(_) => self.counters().drop(tunnel, DropReason::NoMemory),
+            Err(SegmentError::NoMemory) => self.counters().drop(at, DropReason::NoMemory),
+            Err(_) => self.counters().drop(at, malformed),
         }
-        for piece in pieces.drain(..) {
-            self.pack(piece, tunnel, vtep, turn);
-        }
-        self.segments = pieces;
+        pieces
     }
 
     /// Keeps a frame until the next hop to its endpoint is known, and has that asked for.
