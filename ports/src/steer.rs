@@ -53,8 +53,8 @@ pub struct Rules {
     pub snat: Vec<(Address, RangeInclusive<u16>)>,
     /// Networks that are reached without NAT. `::/0` would hold every IPv4 address as well.
     pub routed: Vec<Prefix>,
-    /// VXLAN networks, each with the host's address that its peers send to.
-    pub vnis: Vec<(Address, u32)>,
+    /// VXLAN networks: the host's address and UDP port that peers send to, and the VNI.
+    pub tunnels: Vec<(Address, u16, u32)>,
 }
 
 /// What has become of a packet, and why.
@@ -73,7 +73,7 @@ pub enum Reason {
     Echo = 4,
     /// Taken: an ICMP error about one of these.
     IcmpError = 5,
-    /// Taken: VXLAN with a VNI of ours.
+    /// Taken: VXLAN with a port and a VNI of ours.
     Vxlan = 6,
     /// Taken: to a network that is reached without NAT.
     Routed = 7,

@@ -8,7 +8,9 @@
 //! 2. ARP, and neighbour discovery to a group: the switch's when it is about a floating address.
 //! 3. The address the packet is for: floating or in a routed prefix, all is the switch's; not in the tables, nothing is.
 //! 4. On an address shared with the host: TCP, UDP and SCTP to a port in the tables, echo replies with an identifier in
-//!    them, VXLAN with a VNI in them, and ICMP errors about a packet that was sent from one of these.
+//!    them, VXLAN with a port and a VNI in them, and ICMP errors about a packet that was sent from one of these, or
+//!    with VXLAN of ours in it. The source port of VXLAN claims nothing. Of a packet that is too short for a VNI the
+//!    port decides.
 //! 5. The first fragment of a packet decides for those that follow, by a map; one that nothing is known of is the
 //!    switch's, which hands back what it does not want.
 //!
@@ -46,9 +48,10 @@ const DETAIL: i16 = -80;
 const FRAGMENT: i16 = -120;
 const FRAGMENT_ID: i16 = FRAGMENT + 32;
 const FRAGMENT_PROTOCOL: i16 = FRAGMENT + 36;
-/// Key of the maps of addresses (the first 16 bytes), ports and VNIs.
+/// Key of the maps of addresses (the first 16 bytes), ports (the first 20) and tunnels.
 const OURS: i16 = -144;
 const SELECTOR: i16 = OURS + 16;
+const NETWORK: i16 = SELECTOR + 4;
 const PROTOCOL: i16 = -148;
 const INDEX: i16 = -152;
 const STAMP: i16 = -160;
@@ -58,13 +61,15 @@ const ROUTED: i16 = -184;
 /// An address in the tables that is the switch's alone; the others are shared with the host.
 pub(super) const FLOATING: u32 = 1;
 
+/// In the place of a VNI: the port has networks of ours.
+pub(super) const ANY_VNI: u32 = u32::MAX;
+
 /// For so long fragments follow the first one (RFC 8200, 4.5: a minute; RFC 791: 15 s), in nanoseconds / 2^30.
 const FRAGMENT_LIFE: i32 = 28;
 
 const ETH_P_IP: [u8; 2] = [0x08, 0x00];
 const ETH_P_ARP: [u8; 2] = [0x08, 0x06];
 const ETH_P_IPV6: [u8; 2] = [0x86, 0xdd];
-const VXLAN_PORT: i32 = 4789;
 
 pub(super) const ICMP: i32 = 1;
 pub(super) const TCP: i32 = 6;
@@ -191,6 +196,10 @@ fn count(a: &mut Assembler, maps: &Maps) {
 impl Decision<'_> {
     /// Copies `len` bytes at `R8` plus `offset` to the stack; a packet that has not so many passes.
     fn load(&mut self, offset: i32, to: i16, len: i32) {
+        self.load_or(self.pass, offset, to, len);
+    }
+
+    fn load_or(&mut self, short: Label, offset: i32, to: i16, len: i32) {
         let helper = match self.place {
             Place::Tc { .. } => Helper::SkbLoadBytes,
             Place::Xdp { .. } => Helper::XdpLoadBytes,
@@ -199,7 +208,7 @@ impl Decision<'_> {
             a.copy(R2, R8);
             a.alu(Alu::Add, R2, offset);
         });
-        self.a.jump_if_failed(self.pass);
+        self.a.jump_if_failed(short);
     }
 
     fn take(&mut self, reason: Reason) {
@@ -563,23 +572,26 @@ impl Decision<'_> {
         }
     }
 
-    /// Takes VXLAN with a VNI of ours. Falls through if it is none. `R1` is the protocol.
+    /// Takes VXLAN of our networks. Falls through if it is none. `R1` is the protocol.
     fn vxlan(&mut self, reason: Reason) {
         let maps = self.maps;
-        let no = self.a.label();
+        let (ours, no) = (self.a.label(), self.a.label());
         self.a.jump_if(R1, If::NotEqual, UDP, no);
         self.load(0, DETAIL, 4);
         self.load_network(W2, R1, DETAIL + 2);
-        self.a.jump_if(R1, If::NotEqual, VXLAN_PORT, no);
-        // An error that does not hold the VXLAN header is the host's, which knows its tunnels by address.
-        self.load(8, DETAIL, 8);
-        self.a.load(W1, R1, FP, DETAIL);
-        self.a.jump_if(R1, If::NotEqual, 8, no);
+        self.a.store(W4, FP, SELECTOR, R1);
+        self.a.store_value(W4, FP, NETWORK, ANY_VNI.cast_signed());
+        self.look_up(&maps.tunnels, OURS);
+        self.a.jump_if_null(R0, no);
+        // Flags are not looked at: whose a packet with a wrong one is, its VNI says as well. An error may hold no more
+        // than ports (RFC 792); the host's tunnels, if there are any at this port, would make little of it either.
+        self.load_or(ours, 8, DETAIL, 8);
         self.load_network(W4, R1, DETAIL + 4);
         self.a.alu(Alu::ShiftRight, R1, 8);
-        self.a.store(W4, FP, SELECTOR, R1);
-        self.look_up(&maps.vnis, OURS);
+        self.a.store(W4, FP, NETWORK, R1);
+        self.look_up(&maps.tunnels, OURS);
         self.a.jump_if_null(R0, no);
+        self.a.place(ours);
         self.take(reason);
         self.a.place(no);
     }

@@ -4,7 +4,8 @@
 //! |---|---|---|
 //! | `addresses` | address | 1: floating; 2: shared with the host |
 //! | `ports` | address, protocol | 65536 bits, one a port (for ICMP: an echo identifier) |
-//! | `vnis` | address, VNI | |
+//! | `tunnels` | address, UDP port, VNI | |
+//! | | address, UDP port, all ones | the port has such networks |
 //! | `routed` | prefix | |
 //! | `fragments` | source, destination, identification, protocol | time, and whose the packet is |
 //! | `counters` | reason | packets, one number a CPU |
@@ -22,7 +23,7 @@ use std::path::Path;
 
 use packet::Address;
 
-use super::decide::{FLOATING, ICMP, ICMPV6, SCTP, TCP, UDP};
+use super::decide::{ANY_VNI, FLOATING, ICMP, ICMPV6, SCTP, TCP, UDP};
 use super::{REASONS, Rules};
 use crate::bpf::{
     F_NO_PREALLOC, MAP_TYPE_HASH, MAP_TYPE_LPM_TRIE, MAP_TYPE_LRU_HASH, MAP_TYPE_PERCPU_ARRAY, Map, MapSpec,
@@ -33,7 +34,7 @@ const BITMAP_LEN: usize = 8192;
 
 const ADDRESSES: MapSpec = hash("vsw_addresses", 16, 4, 16384);
 const PORTS: MapSpec = hash("vsw_ports", 20, 8192, 4096);
-const VNIS: MapSpec = hash("vsw_vnis", 20, 4, 16384);
+const TUNNELS: MapSpec = hash("vsw_tunnels", 24, 4, 16384);
 const ROUTED: MapSpec = MapSpec { kind: MAP_TYPE_LPM_TRIE, ..hash("vsw_routed", 20, 4, 4096) };
 const FRAGMENTS: MapSpec =
     MapSpec { kind: MAP_TYPE_LRU_HASH, flags: 0, ..hash("vsw_fragments", 40, 8, 8192) };
@@ -49,7 +50,7 @@ const fn hash(name: &'static str, key_len: u32, value_len: u32, entries: u32) ->
 pub(super) struct Maps {
     pub(super) addresses: Map,
     pub(super) ports: Map,
-    pub(super) vnis: Map,
+    pub(super) tunnels: Map,
     pub(super) routed: Map,
     pub(super) fragments: Map,
     pub(super) counters: Map,
@@ -62,7 +63,7 @@ impl Maps {
         Ok(Self {
             addresses: adopt(ADDRESSES)?,
             ports: adopt(PORTS)?,
-            vnis: adopt(VNIS)?,
+            tunnels: adopt(TUNNELS)?,
             routed: adopt(ROUTED)?,
             fragments: adopt(FRAGMENTS)?,
             counters: adopt(COUNTERS)?,
@@ -74,7 +75,7 @@ impl Maps {
         Ok(Self {
             addresses: Map::create(ADDRESSES)?,
             ports: Map::create(PORTS)?,
-            vnis: Map::create(VNIS)?,
+            tunnels: Map::create(TUNNELS)?,
             routed: Map::create(ROUTED)?,
             fragments: Map::create(FRAGMENTS)?,
             counters: Map::create(COUNTERS)?,
@@ -89,7 +90,7 @@ type Table = BTreeMap<Vec<u8>, Vec<u8>>;
 pub(super) struct Tables {
     addresses: Table,
     ports: Table,
-    vnis: Table,
+    tunnels: Table,
     routed: Table,
 }
 
@@ -99,7 +100,7 @@ impl Tables {
         Ok(Self {
             addresses: read(&maps.addresses, 4)?,
             ports: read(&maps.ports, BITMAP_LEN)?,
-            vnis: read(&maps.vnis, 4)?,
+            tunnels: read(&maps.tunnels, 4)?,
             routed: read(&maps.routed, 4)?,
         })
     }
@@ -127,9 +128,13 @@ impl Tables {
                 claim(*address, protocol, ports);
             }
         }
-        for (address, vni) in &rules.vnis {
+        for (address, port, vni) in &rules.tunnels {
             shared.insert(*address);
-            tables.vnis.insert(selected(*address, *vni), 1_u32.to_ne_bytes().to_vec());
+            for vni in [*vni, ANY_VNI] {
+                let mut key = selected(*address, u32::from(*port));
+                key.extend(vni.to_ne_bytes());
+                tables.tunnels.insert(key, 1_u32.to_ne_bytes().to_vec());
+            }
         }
         for address in shared {
             tables.addresses.insert(address.octets().to_vec(), SHARED.to_ne_bytes().to_vec());
@@ -152,7 +157,7 @@ impl Tables {
         // An address is known after what is known about it, and forgotten before.
         let order = [
             (&maps.ports, &mut self.ports, &wanted.ports),
-            (&maps.vnis, &mut self.vnis, &wanted.vnis),
+            (&maps.tunnels, &mut self.tunnels, &wanted.tunnels),
             (&maps.routed, &mut self.routed, &wanted.routed),
             (&maps.addresses, &mut self.addresses, &wanted.addresses),
         ];

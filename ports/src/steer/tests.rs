@@ -36,7 +36,13 @@ fn rules() -> Rules {
         ],
         snat: vec![(address(HOST), 49152..=65535), (address(HOST6), 49152..=65535)],
         routed: vec![prefix([10, 1, 0, 0].into(), 24), prefix([0xfd00, 1, 0, 0, 0, 0, 0, 0].into(), 64)],
-        vnis: vec![(address(HOST), 101), (address(HOST6), 102)],
+        tunnels: vec![
+            (address(HOST), 4789, 101),
+            (address(HOST), 8472, 1),
+            (address(HOST), 8472, 103),
+            (address(HOST6), 4789, 102),
+            (address(HOST6), 50001, 101),
+        ],
     }
 }
 
@@ -206,10 +212,6 @@ fn errors_follow_what_they_are_about() {
     lab.expect(error4(3, arriving().ipv4(HOST, FAR).icmp_echo(50000, 1).build()), Reason::IcmpError);
     lab.expect(error4(3, arriving().ipv4(HOST, FAR).icmp_echo(5000, 1).build()), Reason::Passed);
     lab.expect(error4(3, arriving().ipv4(FLOAT, FAR).raw(47, &[0; 8])), Reason::IcmpError);
-    let inner = arriving().ipv4(FAR, HOST).tcp(1, 2).build();
-    let vxlan = |vni| arriving().ipv4(HOST, FAR).udp(1234, 4789).vxlan(Vni(vni), inner.clone());
-    lab.expect(error4(3, vxlan(101)), Reason::IcmpError);
-    lab.expect(error4(3, vxlan(102)), Reason::Passed);
     for kind in [1, 2, 3, 4] {
         lab.expect(error6(kind, arriving().ipv6(HOST6, FAR6).tcp(50000, 80).build()), Reason::IcmpError);
         lab.expect(error6(kind, arriving().ipv6(HOST6, FAR6).tcp(22, 80).build()), Reason::Passed);
@@ -218,13 +220,98 @@ fn errors_follow_what_they_are_about() {
 }
 
 #[test]
-fn tunnels_are_told_apart_by_their_network() {
+fn tunnels_are_told_apart_by_port_and_network() {
     let lab = Lab::new(&rules());
     let inner = || arriving().ipv4(FAR, HOST).tcp(1, 2).build();
-    lab.expect(arriving().ipv4(FAR, HOST).udp(9999, 4789).vxlan(Vni(101), inner()), Reason::Vxlan);
-    lab.expect(arriving().ipv4(FAR, HOST).udp(9999, 4789).vxlan(Vni(102), inner()), Reason::Passed);
-    lab.expect(arriving().ipv6(FAR6, HOST6).udp(9999, 4789).vxlan(Vni(102), inner()), Reason::Vxlan);
-    lab.expect(arriving().ipv6(FAR6, HOST6).udp(9999, 4789).vxlan(Vni(101), inner()), Reason::Passed);
+    let v4 = |port, vni| arriving().ipv4(FAR, HOST).udp(9999, port).vxlan(Vni(vni), inner());
+    lab.expect(v4(4789, 101), Reason::Vxlan);
+    lab.expect(v4(4789, 102), Reason::Passed);
+    lab.expect(v4(4789, 1), Reason::Passed);
+    lab.expect(v4(8472, 1), Reason::Vxlan);
+    lab.expect(v4(8472, 103), Reason::Vxlan);
+    lab.expect(v4(8472, 101), Reason::Passed);
+    lab.expect(v4(4790, 101), Reason::Passed);
+    // All ones is no network's, but an entry has it.
+    lab.expect(v4(8472, 0x00ff_ffff), Reason::Passed);
+    let v6 = |port, vni| arriving().ipv6(FAR6, HOST6).udp(9999, port).vxlan(Vni(vni), inner());
+    lab.expect(v6(4789, 102), Reason::Vxlan);
+    lab.expect(v6(4789, 101), Reason::Passed);
+    lab.expect(v6(8472, 1), Reason::Passed);
+    lab.expect(v6(50001, 101), Reason::Vxlan);
+    // The port is one that masquerading draws from as well.
+    lab.expect(v6(50001, 102), Reason::Port);
+    lab.expect(v6(50002, 101), Reason::Port);
+}
+
+#[test]
+fn the_source_port_of_a_tunnel_claims_nothing() {
+    let lab = Lab::new(&Rules { snat: Vec::new(), ..rules() });
+    lab.expect(arriving().ipv4(FAR, HOST).udp(4789, 51000).data(&[8; 40]), Reason::Passed);
+    lab.expect(arriving().ipv4(FAR, HOST).tcp(9999, 4789).build(), Reason::Passed);
+}
+
+#[test]
+fn what_is_wrong_with_a_tunnels_packet_is_for_the_switch_to_say() {
+    let lab = Lab::new(&rules());
+    let udp = |data: &[u8]| arriving().ipv4(FAR, HOST).udp(9999, 4789).data(data);
+    for short in 0..8 {
+        lab.expect(udp(&[8, 0, 0, 0, 0, 0, 102, 0][..short]), Reason::Vxlan);
+    }
+    // Without the flag, and with others.
+    lab.expect(udp(&[0, 0, 0, 0, 0, 0, 101, 0]), Reason::Vxlan);
+    lab.expect(udp(&[0xff, 1, 2, 3, 0, 0, 101, 7]), Reason::Vxlan);
+    lab.expect(udp(&[0, 0, 0, 0, 0, 0, 102, 0]), Reason::Passed);
+    lab.expect(udp(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]), Reason::Passed);
+    // To a port without tunnels, a short packet is like any other.
+    lab.expect(arriving().ipv4(FAR, HOST).udp(9999, 50000).build(), Reason::Port);
+}
+
+#[test]
+fn errors_about_tunnels_find_who_sent() {
+    // Sources as masquerading has them would be reason enough.
+    let lab = Lab::new(&Rules { snat: Vec::new(), ..rules() });
+    let inner = || arriving().ipv4(FAR, HOST).tcp(1, 2).build();
+    let v4 = |to, vni| arriving().ipv4(HOST, FAR).udp(51234, to).vxlan(Vni(vni), inner());
+    let v6 = |to, vni| arriving().ipv6(HOST6, FAR6).udp(51234, to).vxlan(Vni(vni), inner());
+    lab.expect(error4(3, v4(4789, 101)), Reason::IcmpError);
+    lab.expect(error4(3, v4(8472, 1)), Reason::IcmpError);
+    lab.expect(error4(3, v4(4789, 102)), Reason::Passed);
+    lab.expect(error4(3, v4(4790, 101)), Reason::Passed);
+    lab.expect(error6(2, v6(4789, 102)), Reason::IcmpError);
+    lab.expect(error6(2, v6(4789, 101)), Reason::Passed);
+    lab.expect(error6(2, v6(50001, 101)), Reason::IcmpError);
+    // Eight bytes behind the IP header are all that must be there.
+    let cut = |sent: Packet, len: usize| {
+        let mut bytes = sent.bytes();
+        bytes.truncate(len);
+        bytes
+    };
+    for (to, reason) in [(4789, Reason::IcmpError), (8472, Reason::IcmpError), (4790, Reason::Passed)] {
+        let error = cut(error4(3, v4(to, 102)), 14 + 20 + 8 + 20 + 8);
+        assert_eq!(lab.run(&error), reason, "{to}");
+    }
+    let error = cut(error6(2, v6(4789, 101)), 14 + 40 + 8 + 40 + 8);
+    assert_eq!(lab.run(&error), Reason::IcmpError);
+    // Not one about what somebody else sent to such a port.
+    lab.expect(
+        error4(3, arriving().ipv4(FAR, HOST).udp(51234, 4789).vxlan(Vni(101), inner())),
+        Reason::Passed,
+    );
+}
+
+#[test]
+fn fragments_of_tunnels_follow_the_first_one() {
+    let lab = Lab::new(&Rules { snat: Vec::new(), ..rules() });
+    let first = |id, vni: u8| {
+        let header = [8, 0, 0, 0, 0, 0, vni, 0];
+        arriving().ipv4(FAR, HOST).fragment(id, 0, true).udp(1, 8472).data(&[&header[..], &[0; 56]].concat())
+    };
+    let later = |id| arriving().ipv4(FAR, HOST).fragment(id, 72, false).raw(17, &[0; 64]);
+    lab.expect(first(1, 1), Reason::Vxlan);
+    lab.expect(later(1), Reason::Fragment);
+    lab.expect(first(2, 2), Reason::Passed);
+    lab.expect(later(2), Reason::Passed);
+    lab.expect(later(3), Reason::LostFragment);
 }
 
 #[test]
@@ -276,15 +363,15 @@ fn rules_change_by_their_difference() {
     let maps = Maps::create().expect("this test needs root");
     let mut tables = Tables::default();
     let mut rules = rules();
-    // 4 addresses; TCP, UDP, SCTP and ICMP of two hosts; 2 routed; 2 VNIs.
-    assert_eq!(tables.change(&maps, &Tables::of(&rules)).expect("fits"), 16);
+    // 4 addresses; TCP, UDP, SCTP and ICMP of two hosts; 2 routed; 5 networks at 4 ports.
+    assert_eq!(tables.change(&maps, &Tables::of(&rules)).expect("fits"), 23);
     assert_eq!(tables.change(&maps, &Tables::of(&rules)).expect("fits"), 0);
     rules.floating.pop();
     rules.published.push((address(HOST), 6, 81..=81));
     assert_eq!(tables.change(&maps, &Tables::of(&rules)).expect("fits"), 2);
     let mut adopted = Tables::read(&maps).expect("readable");
     assert_eq!(adopted.change(&maps, &Tables::of(&rules)).expect("fits"), 0);
-    assert_eq!(adopted.change(&maps, &Tables::of(&Rules::default())).expect("fits"), 15);
+    assert_eq!(adopted.change(&maps, &Tables::of(&Rules::default())).expect("fits"), 22);
     assert!(maps.ports.keys().expect("readable").is_empty());
 }
 
@@ -292,7 +379,7 @@ fn rules_change_by_their_difference() {
 fn packets() -> impl Strategy<Value = Vec<u8>> {
     let v4 = || prop::sample::select(vec![HOST, FLOAT, FAR, Ipv4Addr::new(10, 1, 0, 7)]);
     let v6 = || prop::sample::select(vec![HOST6, FLOAT6, FAR6, Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 7)]);
-    let port = || prop::sample::select(vec![22_u16, 53, 4789, 8080, 8091, 49151, 49152, 65535]);
+    let port = || prop::sample::select(vec![22_u16, 53, 4789, 8080, 8472, 50001, 8091, 49151, 49152, 65535]);
     let kind = 0..9_u8;
     let base = (v4(), v4(), v6(), v6(), port(), port(), kind, any::<bool>(), 0..4_u32).prop_map(
         |(s4, d4, s6, d6, from, to, kind, is_v6, id)| {
@@ -303,7 +390,10 @@ fn packets() -> impl Strategy<Value = Vec<u8>> {
                         1 | 7 => $ip.udp(from, to).build(),
                         2 => $ip.icmp_echo(to, 1).build(),
                         3 => $ip.icmp_echo_reply(to, 1).build(),
-                        4 => $ip.udp(from, 4789).vxlan(Vni(100 + id), arriving().ipv4(s4, d4).tcp(1, 2)),
+                        4 => $ip.udp(from, to).vxlan(
+                            Vni(if to == 8472 { id } else { 100 + id }),
+                            arriving().ipv4(s4, d4).tcp(1, 2),
+                        ),
                         5 => $ip.fragment(id, 0, true).udp(from, to).data(&[0; 40]),
                         6 => $ip.fragment(id, 48, false).raw(17, &[0; 40]),
                         _ => $ip.raw(132, &[from.to_be_bytes(), to.to_be_bytes()].concat()),

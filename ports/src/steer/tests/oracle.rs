@@ -119,7 +119,7 @@ fn decide(frame: &[u8], rules: &Rules, us: MacAddr, notes: &mut Notes) -> Option
     let known = |address: Address| {
         rules.snat.iter().any(|rule| rule.0 == address)
             || rules.published.iter().any(|rule| rule.0 == address)
-            || rules.vnis.iter().any(|rule| rule.0 == address)
+            || rules.tunnels.iter().any(|rule| rule.0 == address)
     };
     let shared = known(ip.destination) && !floating(ip.destination);
     if shared && ip.part == 2 {
@@ -164,7 +164,7 @@ fn matches(
     };
     let known = rules.snat.iter().any(|rule| rule.0 == ours)
         || rules.published.iter().any(|rule| rule.0 == ours)
-        || rules.vnis.iter().any(|rule| rule.0 == ours);
+        || rules.tunnels.iter().any(|rule| rule.0 == ours);
     if !known {
         let routed = rules.routed.iter().any(|prefix| prefix.contains(ours));
         return if routed { error(Reason::Routed) } else { Err(Short) };
@@ -174,10 +174,12 @@ fn matches(
     }
     match ip.protocol {
         6 | 17 | 132 => {
-            if ip.protocol == 17 && be16(&get(ip.at, 4)?[2..]) == 4789 {
-                let header = get(ip.at + 8, 8)?;
-                let vni = u32::from_be_bytes([0, header[4], header[5], header[6]]);
-                if header[0] == 8 && rules.vnis.contains(&(ours, vni)) {
+            let to = be16(&get(ip.at, 4)?[2..]);
+            let mut networks = rules.tunnels.iter().filter(|rule| (rule.0, rule.1) == (ours, to)).peekable();
+            if ip.protocol == 17 && networks.peek().is_some() {
+                let vni = |header: &[u8]| u32::from_be_bytes([0, header[4], header[5], header[6]]);
+                let vni = frame.get(ip.at + 8..ip.at + 16).map(vni);
+                if networks.any(|rule| vni.is_none_or(|vni| vni == rule.2)) {
                     return error(Reason::Vxlan);
                 }
             }

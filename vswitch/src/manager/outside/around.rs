@@ -157,7 +157,7 @@ impl Manager {
             published,
             snat,
             routed: routed.filter_map(|net| Prefix::new(net.network().into(), net.prefix_len())).collect(),
-            vnis: Vec::new(),
+            tunnels: Vec::new(),
         };
         let reserve = rules.snat.iter().map(|(_, range)| range.clone());
         let reserve: Vec<_> =
