@@ -3,15 +3,16 @@
 //! A network's own routes come first. Then the host's addresses, the subnets of other networks, and at last the
 //! uplink, for what is nobody's. What comes in from the uplink and is for nobody here is the host's own affair and
 //! goes back to its stack; what comes from there to a network that does not hide behind the host's
-//! addresses is routed like the rest.
+//! addresses, or from behind a router to whom it does not hide, is routed like the rest.
 //!
 //! The gateway's own address answers echo requests. A packet whose time to live ends here is reported to its sender.
 
+use packet::Address;
 use packet::header::{icmp4, icmp6, protocol};
 
 use crate::answer::Problem;
 use crate::drop_reason::DropReason;
-use crate::snapshot::{DomainKind, Route};
+use crate::snapshot::{Domain, DomainKind, Route};
 use crate::walk::{Answer, Decision, Packet, Step, View, Walk};
 
 /// See the module header.
@@ -35,7 +36,7 @@ pub fn walk(_packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk) -> Step {
 }
 
 /// Says whether the address is good on one link only (RFC 3927, 2.7; RFC 4291, 2.5.6).
-fn is_link_local(address: packet::Address) -> bool {
+fn is_link_local(address: Address) -> bool {
     match address.ip() {
         std::net::IpAddr::V4(v4) => v4.is_link_local(),
         std::net::IpAddr::V6(v6) => v6.is_unicast_link_local(),
@@ -89,7 +90,9 @@ fn find(view: &View<'_>, walk: &mut Walk) -> Step {
         && view.snapshot.domain(network).is_some_and(|there| match spec.kind {
             DomainKind::Inside => true,
             DomainKind::Host => there.spec().host && !there.spec().internal,
-            DomainKind::Uplink => !there.spec().masquerade && !there.spec().internal,
+            DomainKind::Uplink => {
+                !there.spec().internal && (!there.spec().masquerade || is_behind_router(domain, walk))
+            }
         })
     {
         return to(walk, network);
@@ -105,6 +108,14 @@ fn find(view: &View<'_>, walk: &mut Walk) -> Step {
         },
         _ => no_route(view, walk),
     }
+}
+
+/// Says whether a packet from outside comes from behind a router that all networks send to with their own addresses: the
+/// way back is a next hop without an address to masquerade as.
+fn is_behind_router(domain: &Domain, walk: &Walk) -> bool {
+    let back = domain.lookup(walk.subject.tuple.source).map(|(_, route)| route);
+    let hop = back.and_then(|route| route.choose(&walk.subject.tuple));
+    hop.is_some_and(|hop| hop.via != Address::UNSPECIFIED && hop.source == Address::UNSPECIFIED)
 }
 
 /// The address is the gateway's own.
