@@ -19,10 +19,12 @@ use crate::document::PortKind;
 use crate::values::Netns;
 
 mod flow;
+mod overlay;
 pub mod route;
 mod view;
 
 pub use flow::*;
+pub use overlay::*;
 pub use view::*;
 
 /// Returns `object` with the fields of `patch` in the place of its own (RFC 7396): `null` stands for the

@@ -65,9 +65,12 @@ impl Document {
         section(&mut sections, "workers", one(&self.workers), one(&new.workers));
         section(&mut sections, "limits", one(&self.limits), one(&new.limits));
         section(&mut sections, "uplink", one(&self.uplink), one(&new.uplink));
+        section(&mut sections, "overlay", one(&self.overlay), one(&new.overlay));
         objects(&mut sections, &self.networks, &new.networks);
         objects(&mut sections, &self.ports, &new.ports);
         objects(&mut sections, &self.fdb, &new.fdb);
+        objects(&mut sections, &self.peers, &new.peers);
+        objects(&mut sections, &self.remotes, &new.remotes);
         objects(&mut sections, &self.routes, &new.routes);
         objects(&mut sections, &self.floating_ips, &new.floating_ips);
         objects(&mut sections, &self.publishes, &new.publishes);

@@ -17,6 +17,7 @@ use packet::MacAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::nat::{Egress, FloatingIp, Publish};
+use crate::overlay::{Overlay, OverlayPeer, Remote};
 use crate::policy::{Assert, Policy};
 use crate::routing::{Route, Uplink};
 use crate::values::{ByteSize, Cpus, Mtu, Netns, VlanRange};
@@ -46,6 +47,9 @@ pub struct Document {
     /// The way to the outside.
     #[serde(skip_serializing_if = "is_default")]
     pub uplink: Uplink,
+    /// The tunnels between this host and others.
+    #[serde(skip_serializing_if = "is_default")]
+    pub overlay: Overlay,
     /// The networks, in the order of the file.
     #[serde(rename = "network", skip_serializing_if = "Vec::is_empty")]
     pub networks: Vec<Network>,
@@ -55,6 +59,12 @@ pub struct Document {
     /// Stations that are never learned, moved or aged.
     #[serde(rename = "fdb", skip_serializing_if = "Vec::is_empty")]
     pub fdb: Vec<FdbEntry>,
+    /// Other hosts of the overlay.
+    #[serde(rename = "peer", skip_serializing_if = "Vec::is_empty")]
+    pub peers: Vec<OverlayPeer>,
+    /// Stations that are known to be behind peers.
+    #[serde(rename = "remote", skip_serializing_if = "Vec::is_empty")]
+    pub remotes: Vec<Remote>,
     /// Where packets go that leave their network.
     #[serde(rename = "route", skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<Route>,
@@ -96,9 +106,12 @@ impl Document {
             workers: self.workers.clone(),
             limits: self.limits.clone(),
             uplink: self.uplink.clone(),
+            overlay: self.overlay.clone(),
             networks: join(&others.networks, &self.networks),
             ports: join(&others.ports, &self.ports),
             fdb: join(&others.fdb, &self.fdb),
+            peers: join(&others.peers, &self.peers),
+            remotes: join(&others.remotes, &self.remotes),
             routes: join(&others.routes, &self.routes),
             floating_ips: join(&others.floating_ips, &self.floating_ips),
             publishes: join(&others.publishes, &self.publishes),
@@ -115,6 +128,7 @@ impl Document {
             workers: self.workers.clone(),
             limits: self.limits.clone(),
             uplink: self.uplink.clone(),
+            overlay: self.overlay.clone(),
             asserts: self.asserts.clone(),
             ..Document::default()
         }
@@ -210,9 +224,9 @@ pub enum Poll {
 pub struct Limits {
     /// Bytes for frames, tables, and the kernel's bookkeeping of AF_XDP ports, together; see [`crate::Sizing`].
     pub memory: ByteSize,
-    /// Ports at the same time; 1 to 4096.
+    /// Ports at the same time; 1 to 4078.
     pub ports: u16,
-    /// Networks at the same time; 1 to 4096.
+    /// Networks at the same time; 1 to 4078, and 4079 with the ports together.
     pub networks: u16,
     /// Stations (MAC addresses) that all networks know together; 16 to 2^20.
     pub stations: u32,
@@ -228,6 +242,8 @@ pub struct Limits {
     pub half_open: u32,
     /// IP addresses whose stations are known; 64 to 2^20.
     pub neighbors: u32,
+    /// Endpoints of other hosts that are known, over all networks; 0 to 32767.
+    pub vteps: u16,
 }
 
 impl Default for Limits {
@@ -243,6 +259,7 @@ impl Default for Limits {
             per_port: 8192,
             half_open: 4096,
             neighbors: 8192,
+            vteps: 1024,
         }
     }
 }
@@ -259,6 +276,12 @@ pub struct Network {
     /// The switch's own addresses, one a subnet; `None` stands for the first address of each subnet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateways: Option<Vec<IpAddr>>,
+    /// Its identifier in the tunnels to other hosts; `None`: it stays on this host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vni: Option<u32>,
+    /// The UDP port of its tunnels; `None` stands for that of `[overlay]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vxlan_port: Option<u16>,
     /// Ports of this network never reach one another.
     #[serde(default, skip_serializing_if = "is_default")]
     pub isolated: bool,
@@ -298,6 +321,8 @@ impl Network {
             name: name.into(),
             subnets: Vec::new(),
             gateways: None,
+            vni: None,
+            vxlan_port: None,
             isolated: false,
             mtu: Mtu::Auto,
             stations: None,

@@ -4,6 +4,7 @@
 //! Another test holds the names against the fields of the structs in `document.rs`.
 
 use crate::nat::{Listen, Target};
+use crate::overlay::{OuterDscp, PeerMode};
 use crate::peer::{Destination, Peer};
 use crate::routing::{RouteTo, UplinkDevice};
 use crate::services::Service;
@@ -26,14 +27,17 @@ pub struct Key {
 }
 
 /// The sections in the order of the documentation.
-pub const SECTIONS: [&str; 13] = [
+pub const SECTIONS: [&str; 16] = [
     "daemon",
     "workers",
     "limits",
     "uplink",
+    "overlay",
     "network",
     "port",
     "fdb",
+    "peer",
+    "remote",
     "route",
     "floating_ip",
     "publish",
@@ -104,11 +108,12 @@ const COUNT: &str = "1 to `[limits] stations`";
 const VLAN: &str = "1 to 4094";
 const PREFIXES: &str = "up to 256 prefixes without host bits, as in \"192.0.2.0/24\" or \"2001:db8::7/128\"";
 const OUTSIDE: &str = "an address of one station that nothing else has, as in \"203.0.113.10\"";
+const HOSTS: &str = "addresses of hosts in the underlay, as in \"192.0.2.2\" or \"2001:db8::2\"";
 const PENDING: &str = "the name of a [[port]], which may come later";
 
 /// Every key.
 #[rustfmt::skip]
-pub const KEYS: [Key; 85] = [
+pub const KEYS: [Key; 105] = [
     key("daemon", "name", "string", "the host's name", NAME, "Name of this switch."),
     key("daemon", "socket", "string", "\"/run/vswitch/vswitch.sock\"", "an absolute path of at most 107 bytes", "Unix socket of the API."),
     key("daemon", "state_dir", "string", "\"/var/lib/vswitch\"", "an absolute path", "Directory of the store."),
@@ -120,8 +125,8 @@ pub const KEYS: [Key; 85] = [
     key("workers", "budget", "integer", "64", "1 to 256", "Frames that one port may bring in before the next port has its turn."),
 
     key("limits", "memory", "size", "\"46 MiB\"", "\"8 MiB\" to \"1024 GiB\"", "Bytes for the frame area, the tables, and the kernel's bookkeeping of AF_XDP ports, together."),
-    key("limits", "ports", "integer", "256", "1 to 4096", "Ports at the same time."),
-    key("limits", "networks", "integer", "64", "1 to 4096", "Networks at the same time."),
+    key("limits", "ports", "integer", "256", "1 to 4078, with `networks` at most 4079", "Ports at the same time."),
+    key("limits", "networks", "integer", "64", "1 to 4078, with `ports` at most 4079", "Networks at the same time."),
     key("limits", "stations", "integer", "16384", "16 to 1048576", "Stations (MAC addresses) that all networks know together."),
     key("limits", "stations_per_port", "integer", "4096", "1 to 1048576", "Stations that may be learned on a port that has no `stations` of its own."),
     key("limits", "flows", "integer", "32768", "a power of two from 1024 to 16777216", "Entries of each worker's flow cache; a flow of IPv6 takes two."),
@@ -129,6 +134,7 @@ pub const KEYS: [Key; 85] = [
     key("limits", "per_port", "integer", "8192", "1 to 16777216", "Connections of a port that has no `quota` of its own."),
     key("limits", "half_open", "integer", "4096", "1 to 16777216", "Connections of a port that nobody has answered yet, for every port that has no `half_open` of its own."),
     key("limits", "neighbors", "integer", "8192", "64 to 1048576", "IP addresses whose stations are known by ARP and ND."),
+    key("limits", "vteps", "integer", "1024", "0 to 32767", "Endpoints of other hosts (VTEPs) that are known, over all networks."),
 
     key("uplink", "device", "string or list of strings", "\"auto\"", UplinkDevice::ALLOWED, "Devices that lead outside. `\"auto\"`: those that the host's routes use, as they change; without a default route there is no outside. `\"none\"` makes an island."),
     key("uplink", "mode", "string", "\"steer\"", "\"steer\", \"afxdp\"", "How packets get from a shared device to the switch: `steer` takes what is the switch's into a tap, with large frames whole; `afxdp` takes it by AF_XDP, for the highest packet rate, where the driver has XDP."),
@@ -137,11 +143,22 @@ pub const KEYS: [Key; 85] = [
     key("uplink", "gateway", "string or list of strings", "those of the host's routes", "at most one IPv4 and one IPv6 address, of the subnets of `addresses` when these are given", "The next routers at the dedicated device."),
     key("uplink", "ports", "integer or string", "\"49152-65535\"", "a range of at least 64 L4 ports from 1024 to 65535, as in \"49152-65535\"", "L4 ports that masqueraded connections get; the host's own programs are kept from them."),
 
+    key("overlay", "local", "string or list of strings", "the host's addresses towards its peers", "at most one IPv4 and one IPv6 address of the host, as in \"192.0.2.1\"", "This host's ends of the tunnels."),
+    key("overlay", "peers", "string or list of strings", "[]", HOSTS, "The other hosts, which take part in every network with a `vni`."),
+    key("overlay", "port", "integer", "4789", "1 to 65535", "UDP port of the tunnels, where a network has no `vxlan_port`."),
+    key("overlay", "learn", "integer", "0", "0 to `[limits] vteps`", "Endpoints that each network may learn from traffic. 0: only peers may send."),
+    key("overlay", "checksum", "string", "\"auto\"", "\"auto\", \"full\", \"none\"", "UDP checksum of outer packets: `auto` is none over IPv4 and full over IPv6."),
+    key("overlay", "dscp", "string or integer", "\"inherit\"", OuterDscp::ALLOWED, "Type of service of outer packets: the inner packet's, or always this. Congestion marks are always carried over (RFC 6040)."),
+    key("overlay", "ttl", "integer", "64", "1 to 255", "Time to live of outer packets."),
+    key("overlay", "source_ports", "integer or string", "\"49152-65535\"", "a range of UDP ports from 1024 to 65535", "UDP ports that outer packets come from; each flow has one of them."),
+
     key("network", "name", "string", "required", NAME, "Unique name."),
     key("network", "subnets", "list of strings", "[]", "IPv4 prefixes up to /30 and IPv6 prefixes up to /126 without host bits, as in \"10.1.0.0/24\"; at most 64, no two overlap", "Address ranges of the network."),
     key("network", "gateways", "list of strings", "first address of each subnet", "addresses of the subnets, at most one each; [] for none", "The switch's own addresses in this network."),
+    key("network", "vni", "integer", "none: it stays on this host", "0 to 16777215, one a network and UDP port", "Its identifier in the tunnels to other hosts (VXLAN)."),
+    key("network", "vxlan_port", "integer", "`[overlay] port`", "1 to 65535", "UDP port of its tunnels. Only with `vni`."),
     key("network", "isolated", "boolean", "false", "true, false", "Ports of this network never reach one another."),
-    key("network", "mtu", "\"auto\" or integer", "\"auto\"", "\"auto\" or 68 to 65535, with IPv6 1280 to 65535", "Largest IP packet in bytes, for every port without an `mtu` of its own. `\"auto\"` is 1500."),
+    key("network", "mtu", "\"auto\" or integer", "\"auto\"", "\"auto\" or 68 to 65535, with IPv6 1280 to 65535", "Largest IP packet in bytes, for every port without an `mtu` of its own. `\"auto\"` is 1500, and with a `vni` what the uplink leaves room for: its MTU less 50 over IPv4, 70 over IPv6."),
     key("network", "stations", "integer", "`[limits] stations`", COUNT, "Stations that may be learned in this network."),
     key("network", "ageing", "integer", "300", "1 to 1000000", "Seconds after which a learned station that sends nothing is forgotten."),
     key("network", "storm", "integer", "no limit", RATE, "Broadcast, multicast and unknown-unicast frames a second that each port may send."),
@@ -174,6 +191,17 @@ pub const KEYS: [Key; 85] = [
     key("fdb", "mac", "string", "required", "a unicast address, as in \"02:00:0a:01:00:0a\"", "The station."),
     key("fdb", "port", "string", "required", "the name of a [[port]] of the network", "The port it is behind."),
     key("fdb", "vlan", "integer", "the port's own", "a VLAN from 1 to 4094 that the port carries", "The VLAN it is in."),
+
+    key("peer", "address", "string", "required", HOSTS, "Its address."),
+    key("peer", "network", "string", "every network with a `vni`", "the name of a [[network]]", "The network that it takes part in."),
+    key("peer", "subnets", "list of strings", "[]", "prefixes without host bits, as in \"10.5.52.0/24\"; in a tunnel only with `network`", "What is behind it and reached by routing: by the tunnel, as flannel does, or without."),
+    key("peer", "mac", "string", "made from the address", "a unicast address", "MAC address that packets to `subnets` are sent to in the tunnel."),
+    key("peer", "mode", "string", "\"vxlan\"", PeerMode::ALLOWED, "How it is reached: by tunnel, or as a router for `subnets` on a segment of the uplink."),
+
+    key("remote", "network", "string", "required", "the name of a [[network]] with a `vni`", "The network that the station is in."),
+    key("remote", "address", "string", "required", "an address of the network's subnets that no [[port]] has", "Its address."),
+    key("remote", "mac", "string", "required", "a unicast address that no [[port]] of the network has", "Its MAC address."),
+    key("remote", "vtep", "string", "required", HOSTS, "The host that it is behind."),
 
     key("route", "network", "string", "required", "the name of a [[network]]", "The network whose packets it is for."),
     key("route", "to", "string", "required", RouteTo::ALLOWED, "The destinations."),

@@ -15,6 +15,7 @@ pub mod document;
 pub mod expression;
 pub mod keys;
 pub mod nat;
+pub mod overlay;
 mod parse;
 pub mod peer;
 pub mod policy;
@@ -32,6 +33,7 @@ pub use document::{
 };
 pub use expression::Expression;
 pub use nat::{Egress, FloatingIp, Listen, Publish, Target};
+pub use overlay::{OuterChecksum, OuterDscp, Overlay, OverlayPeer, PeerMode, Remote, router_mac};
 pub use peer::{Destination, Peer};
 pub use policy::{Action, Assert, Policy};
 pub use probe::Probe;

@@ -25,6 +25,10 @@ const FLOW_BYTES: u64 = 162;
 const CONNECTION_BYTES: u64 = 285;
 /// Bytes of one neighbour.
 const NEIGHBOR_BYTES: u64 = 128;
+/// Bytes of one endpoint: slot, index, lists.
+const VTEP_BYTES: u64 = 192;
+/// Bytes that each worker keeps for an endpoint: the headers that go before packets to it.
+const TEMPLATE_BYTES: u64 = 128;
 /// Bytes that each worker keeps for a port that there may be: counters, one a drop reason too, and queues.
 const PORT_BYTES: u64 = 1024;
 /// Bytes that the kernel keeps for each chunk of the area and AF_XDP socket (measured, kernel 6.18).
@@ -71,10 +75,14 @@ impl Limits {
     /// When frames would have less than 4 MiB, or less than 128 chunks a socket.
     pub fn sizing(&self, workers: usize, sockets: usize) -> Result<Sizing, TooSmall> {
         let (workers, sockets) = (workers as u64, sockets as u64);
-        let worker = u64::from(self.flows) * FLOW_BYTES + u64::from(self.ports) * PORT_BYTES;
+        let worker = u64::from(self.flows) * FLOW_BYTES
+            // Every network may have a tunnel, which counts like a port.
+            + (u64::from(self.ports) + u64::from(self.networks)) * PORT_BYTES
+            + u64::from(self.vteps) * TEMPLATE_BYTES;
         let shared = u64::from(self.stations) * STATION_BYTES
             + u64::from(self.connections) * CONNECTION_BYTES
-            + u64::from(self.neighbors) * NEIGHBOR_BYTES;
+            + u64::from(self.neighbors) * NEIGHBOR_BYTES
+            + u64::from(self.vteps) * VTEP_BYTES;
         let tables = shared + workers * worker;
         let left = self.memory.bytes().saturating_sub(tables);
         // Chunks of 4 KiB that `left` pays for, with what the kernel keeps about each.

@@ -18,6 +18,7 @@ use crate::keys;
 mod fdb;
 mod nat;
 mod network;
+mod overlay;
 mod policy;
 mod port;
 mod process;
@@ -96,6 +97,8 @@ impl Document {
         match section.as_str() {
             "network" => of(&self.networks, *index),
             "port" => of(&self.ports, *index),
+            "peer" => of(&self.peers, *index),
+            "remote" => of(&self.remotes, *index),
             "route" => of(&self.routes, *index),
             "floating_ip" => of(&self.floating_ips, *index),
             "publish" => of(&self.publishes, *index),
@@ -112,6 +115,8 @@ impl Document {
             "network" => self.networks.len(),
             "port" => self.ports.len(),
             "fdb" => self.fdb.len(),
+            "peer" => self.peers.len(),
+            "remote" => self.remotes.len(),
             "route" => self.routes.len(),
             "floating_ip" => self.floating_ips.len(),
             "publish" => self.publishes.len(),
@@ -129,6 +134,7 @@ impl Document {
         network::check(&mut checker);
         port::check(&mut checker);
         fdb::check(&mut checker);
+        overlay::check(&mut checker);
         routing::check(&mut checker);
         nat::check(&mut checker);
         policy::check(&mut checker);

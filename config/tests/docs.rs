@@ -6,8 +6,9 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use config::{
-    Action, Assert, Daemon, Document, Egress, FdbEntry, FloatingIp, L4Range, Limits, Mtu, Network, Peer,
-    Policy, Port, Publish, Route, RouteKind, RouteTo, Service, Uplink, Workers, keys,
+    Action, Assert, Daemon, Document, Egress, FdbEntry, FloatingIp, L4Range, Limits, Mtu, Network, Overlay,
+    OverlayPeer, Peer, Policy, Port, Publish, Remote, Route, RouteKind, RouteTo, Service, Uplink, Workers,
+    keys,
 };
 use serde::Serialize;
 
@@ -43,6 +44,8 @@ fn full(section: &str) -> BTreeSet<String> {
             name: "a".into(),
             subnets: vec!["10.0.0.0/24".parse().expect("good")],
             gateways: Some(Vec::new()),
+            vni: some(1),
+            vxlan_port: Some(8472),
             isolated: true,
             mtu: Mtu::Bytes(1400),
             stations: some(1),
@@ -79,6 +82,24 @@ fn full(section: &str) -> BTreeSet<String> {
             mac: packet::MacAddr::local(1),
             port: "a".into(),
             vlan: Some(1),
+        }),
+        "overlay" => names(Overlay {
+            local: vec!["192.0.2.1".parse().expect("good")],
+            peers: vec!["192.0.2.2".parse().expect("good")],
+            ..Overlay::default()
+        }),
+        "peer" => names(OverlayPeer {
+            network: Some("a".into()),
+            subnets: vec!["10.5.0.0/24".parse().expect("good")],
+            mac: Some(packet::MacAddr::local(1)),
+            mode: config::PeerMode::Routed,
+            ..OverlayPeer::new("192.0.2.2".parse().expect("good"))
+        }),
+        "remote" => names(Remote {
+            network: "a".into(),
+            address: "10.0.0.2".parse().expect("good"),
+            mac: packet::MacAddr::local(1),
+            vtep: "192.0.2.2".parse().expect("good"),
         }),
         "route" => names(Route {
             network: "a".into(),
@@ -139,6 +160,7 @@ fn the_defaults_of_the_table_are_those_of_the_code() {
         ("workers", toml::Table::try_from(Workers::default())),
         ("limits", toml::Table::try_from(Limits::default())),
         ("uplink", toml::Table::try_from(Uplink::default())),
+        ("overlay", toml::Table::try_from(Overlay::default())),
     ] {
         for (name, value) in defaults.expect("is a table") {
             let key = keys::find(section, &name).expect("every field is listed");

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use config::api::*;
 use config::{
-    Action, Change, ChangeKind, Document, Egress, FloatingIp, Network, Owner, Peer, Policy, Port, PortKind,
-    Publish, Route, RouteKind, RouteTo, keys,
+    Action, Change, ChangeKind, Document, Egress, FloatingIp, Network, OverlayPeer, Owner, Peer, Policy,
+    Port, PortKind, Publish, Remote, Route, RouteKind, RouteTo, keys,
 };
 use packet::MacAddr;
 use serde::Serialize;
@@ -89,7 +89,8 @@ fn every_schema_has_the_fields_of_its_type() {
     let change =
         Change { action: ChangeKind::Add, kind: "port".into(), name: "p".into(), detail: "d".into() };
     same_fields(&openapi, "Change", change);
-    let view = NetworkView { config: network, owner, gateways: Vec::new(), ports: Vec::new(), stations: 0 };
+    let (gateways, ports) = (Vec::new(), Vec::new());
+    let view = NetworkView { config: network, owner, gateways, ports, stations: 0, mtu: 1500 };
     same_fields(&openapi, "NetworkView", view);
     let view = PortView {
         config: port,
@@ -166,6 +167,27 @@ fn every_schema_has_the_fields_of_its_type() {
     let (name, reason) = (String::from("n"), None);
     let config = Egress { port: "p".into(), address: vec![address], ports: Egress::DEFAULT_PORTS };
     same_fields(&openapi, "EgressView", EgressView { name, config, owner, state, reason });
+    let view = PeerView {
+        name: "n".into(),
+        config: OverlayPeer::new(address),
+        owner: Some(owner),
+        origin: PeerOrigin::Peer,
+        state,
+        reason: None,
+        local: None,
+        device: None,
+        stations: 0,
+    };
+    same_fields(&openapi, "PeerView", view);
+    let mac = MacAddr::local(1);
+    let view = RemoteView {
+        name: "n".into(),
+        config: Remote { network: "n".into(), address, mac, vtep: address },
+        owner,
+        state,
+        reason: None,
+    };
+    same_fields(&openapi, "RemoteView", view);
     let view = PolicyView {
         name: "n".into(),
         config: Policy::new(Peer::Any, Peer::Host, Action::Allow, Vec::new()),
@@ -243,9 +265,12 @@ fn every_schema_of_the_tree_has_its_keys_and_defaults() {
         "Workers",
         "Limits",
         "Uplink",
+        "Overlay",
         "Network",
         "Port",
         "FdbEntry",
+        "OverlayPeer",
+        "Remote",
         "Route",
         "FloatingIp",
         "Publish",

@@ -56,6 +56,15 @@ pub const PUBLISH: &str = "/v1/publishes/{name}";
 pub const EGRESSES: &str = "/v1/egresses";
 /// As [`NETWORK`], for an [`Egress`](crate::Egress).
 pub const EGRESS: &str = "/v1/egresses/{name}";
+/// GET: list of [`PeerView`](super::PeerView), those that were learned among them. POST
+/// [`OverlayPeer`](crate::OverlayPeer): the view.
+pub const PEERS: &str = "/v1/peers";
+/// As [`NETWORK`], for an [`OverlayPeer`](crate::OverlayPeer).
+pub const PEER: &str = "/v1/peers/{name}";
+/// GET: list of [`RemoteView`](super::RemoteView). POST [`Remote`](crate::Remote): the view.
+pub const REMOTES: &str = "/v1/remotes";
+/// As [`NETWORK`], for a [`Remote`](crate::Remote).
+pub const REMOTE: &str = "/v1/remotes/{name}";
 /// GET: list of [`PolicyView`](super::PolicyView). POST [`Policy`](crate::Policy): the view.
 pub const POLICIES: &str = "/v1/policies";
 /// As [`NETWORK`], for a [`Policy`](crate::Policy).
@@ -78,7 +87,7 @@ pub const LOG: &str = "/v1/log";
 pub const CLEANUP: &str = "/v1/cleanup";
 
 /// Every route with the methods it answers.
-pub const ALL: [(&str, &[&str]); 34] = [
+pub const ALL: [(&str, &[&str]); 38] = [
     (STATUS, &["get"]),
     (CONFIG, &["get"]),
     (APPLY, &["post"]),
@@ -103,6 +112,10 @@ pub const ALL: [(&str, &[&str]); 34] = [
     (PUBLISH, &["get", "patch", "delete"]),
     (EGRESSES, &["get", "post"]),
     (EGRESS, &["get", "patch", "delete"]),
+    (PEERS, &["get", "post"]),
+    (PEER, &["get", "patch", "delete"]),
+    (REMOTES, &["get", "post"]),
+    (REMOTE, &["get", "patch", "delete"]),
     (POLICIES, &["get", "post"]),
     (POLICY, &["get", "patch", "delete"]),
     (DROPS, &["get"]),

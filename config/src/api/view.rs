@@ -23,6 +23,9 @@ pub struct NetworkView {
     /// Stations known in it.
     #[serde(default)]
     pub stations: u32,
+    /// The largest IP packet in it.
+    #[serde(default)]
+    pub mtu: u16,
 }
 
 /// A port, and what the switch knows about it.

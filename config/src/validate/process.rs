@@ -9,6 +9,9 @@ use crate::values::{ByteSize, Cpus};
 /// Bytes of the longest path that a unix socket can have (`sun_path` without the final zero, unix(7)).
 const SOCKET_PATH_MAX: usize = 107;
 
+/// Ports and networks together: port numbers end at 4096, and 17 are those of the outside.
+const NUMBERS_MAX: u32 = 4079;
+
 pub(super) fn check(checker: &mut Checker<'_>) {
     daemon(checker);
     workers(checker);
@@ -59,14 +62,22 @@ fn limits(checker: &mut Checker<'_>) {
     let at = |key| At::of("limits", key);
     let before = checker.findings.len();
     checker.range(&at("memory"), limits.memory, ByteSize::mib(8)..=ByteSize::mib(1 << 20));
-    checker.range(&at("ports"), limits.ports, 1..=4096);
-    checker.range(&at("networks"), limits.networks, 1..=4096);
+    checker.range(&at("ports"), limits.ports, 1..=4078);
+    checker.range(&at("networks"), limits.networks, 1..=4078);
     checker.range(&at("stations"), limits.stations, 16..=1 << 20);
     if !limits.flows.is_power_of_two() || !(1024..=1 << 24).contains(&limits.flows) {
         checker.wrong(&at("flows"), format!("{} does not fit", limits.flows));
     }
     checker.range(&at("connections"), limits.connections, 1024..=1 << 24);
     checker.range(&at("neighbors"), limits.neighbors, 64..=1 << 20);
+    checker.range(&at("vteps"), limits.vteps, 0..=32767);
+    // The host's tap, the devices outside, and a tunnel for every network have numbers too.
+    let numbers = u32::from(limits.ports) + u32::from(limits.networks);
+    if numbers > NUMBERS_MAX {
+        let message =
+            format!("{} ports and {} networks are too many together", limits.ports, limits.networks);
+        checker.wrong_but(&at("ports"), message, Some(format!("{NUMBERS_MAX} together")));
+    }
     let sized = checker.findings.len() == before;
     checker.range(&at("stations_per_port"), limits.stations_per_port, 1..=1 << 20);
     checker.range(&at("per_port"), limits.per_port, 1..=1 << 24);
