@@ -4,6 +4,7 @@
 //! change renews the decisions that it touches and no others. Defaults that span objects (a port's MTU is its
 //! network's) are resolved here. The parts: routing domains, policies, and translations.
 
+pub mod overlay;
 mod policy;
 mod routing;
 #[cfg(test)]
@@ -12,21 +13,22 @@ mod translation;
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use config::{Egress, FloatingIp, Limits, Network, Policy, Port, Publish, Route};
 use packet::{MacAddr, NetworkId, PortId, VlanId};
 use pipeline::answer::{RouterAdvert, link_local};
 use pipeline::policy::{Hits, PolicySet};
-use pipeline::tables::NeighborKey;
+use pipeline::tables::{At, NeighborKey};
 use pipeline::{
-    Domain, Gateway, Guard, Neighbor, NetworkInfo, PortInfo, Router, RouterSpec, Snapshot, SnapshotBuilder,
-    Translations, VlanMode, VlanSet,
+    Domain, Gateway, Guard, Neighbor, NetworkInfo, OverlayInfo, PortInfo, Router, RouterSpec, Snapshot,
+    SnapshotBuilder, Translations, VlanMode, VlanSet,
 };
 
 use crate::surroundings::Surroundings;
 
+pub use overlay::{Endpoints, Overlay};
 pub use routing::joins_host;
 
 /// A port that has a number and queues.
@@ -49,6 +51,10 @@ pub struct Plan<'i> {
     pub networks: Vec<(NetworkId, &'i Network)>,
     /// The ports that there are.
     pub members: Vec<Member<'i>>,
+    /// Other hosts and what is behind them.
+    pub overlay: Overlay<'i>,
+    /// The numbers of their endpoints.
+    pub endpoints: &'i Endpoints,
     /// Static routes.
     pub routes: Vec<&'i Route>,
     /// Floating IPs.
@@ -72,9 +78,13 @@ pub struct Plan<'i> {
 impl<'i> Plan<'i> {
     /// Returns a plan with nothing in it.
     pub fn empty(limits: &'i Limits, surroundings: &'i Surroundings) -> Self {
+        static NOBODY: LazyLock<(config::Overlay, Endpoints)> = LazyLock::new(Default::default);
+        let (nobody, endpoints) = &*NOBODY;
         Self {
             networks: Vec::new(),
             members: Vec::new(),
+            overlay: Overlay::empty(nobody),
+            endpoints,
             routes: Vec::new(),
             floating_ips: Vec::new(),
             publishes: Vec::new(),
@@ -97,6 +107,11 @@ impl<'i> Plan<'i> {
         NetworkId(self.limits.networks + 1)
     }
 
+    /// Returns the largest packet in a network.
+    fn mtu(&self, network: &Network) -> u16 {
+        self.overlay.network_mtu(network, self.surroundings.underlay_mtu)
+    }
+
     fn network(&self, name: &str) -> Option<(NetworkId, &'i Network)> {
         self.networks.iter().find(|(_, network)| network.name == name).copied()
     }
@@ -107,7 +122,7 @@ impl<'i> Plan<'i> {
 }
 
 /// Who is known to be where.
-pub type Neighbors = BTreeMap<NeighborKey, (MacAddr, PortId)>;
+pub type Neighbors = BTreeMap<NeighborKey, (MacAddr, At)>;
 
 /// Makes snapshots. See the module header.
 #[derive(Debug, Default)]
@@ -116,6 +131,7 @@ pub struct Compiler {
     networks: BTreeMap<NetworkId, NetworkInfo>,
     ports: BTreeMap<PortId, PortInfo>,
     host_addresses: HashSet<IpAddr>,
+    overlay: Option<OverlayInfo>,
     router: RouterSpec,
     policy: Arc<PolicySet>,
     hits: Arc<Hits>,
@@ -139,7 +155,7 @@ impl Compiler {
         let rules = policy::rules(plan);
         let mut networks = BTreeMap::new();
         for (id, network) in &plan.networks {
-            networks.insert(*id, network_info(network, plan.limits));
+            networks.insert(*id, network_info(network, plan.mtu(network), plan.limits));
         }
         for (id, spec) in routing::domains(plan, &rules, &translations) {
             let before = self.networks.get(&id).and_then(|info| info.domain.clone());
@@ -151,15 +167,18 @@ impl Compiler {
         let mut neighbors = routing::outer_neighbors(plan);
         for member in &plan.members {
             let Some((id, network)) = plan.network(&member.port.network) else { continue };
-            ports.insert(member.id, port_info(member, id, network, plan.limits));
+            let network = plan.overlay.resolved(network, plan.surroundings.underlay_mtu);
+            ports.insert(member.id, port_info(member, id, &network, plan.limits));
             for address in &member.port.addresses {
                 if let Some(info) = networks.get_mut(&id) {
                     info.neighbors.insert(*address, Neighbor { mac: member.mac, port: member.id });
                 }
                 let key = NeighborKey { network: id, port: None, address: (*address).into() };
-                neighbors.insert(key, (member.mac, member.id));
+                neighbors.insert(key, (member.mac, member.id.into()));
             }
         }
+        ports.extend(overlay::ports(plan));
+        overlay::neighbors(plan, &mut networks, &mut neighbors);
         self.set_networks_and_ports(networks, ports);
         // What is published without an address is at the switch's own ones, too.
         let host = plan.surroundings.addresses.iter().copied().chain(plan.surroundings.own_addresses());
@@ -167,6 +186,11 @@ impl Compiler {
         if host != self.host_addresses {
             self.builder.set_host_addresses(host.iter().copied().collect());
             self.host_addresses = host;
+        }
+        let info = overlay::info(plan);
+        if info != self.overlay {
+            self.builder.set_overlay(info.clone());
+            self.overlay = info;
         }
         self.set_router(routing::router(plan), rules, translations);
         (self.builder.build(), neighbors)
@@ -220,13 +244,13 @@ impl Compiler {
     }
 }
 
-fn network_info(network: &Network, limits: &Limits) -> NetworkInfo {
+fn network_info(network: &Network, mtu: u16, limits: &Limits) -> NetworkInfo {
     let mut addresses = network.gateway_addresses();
     let mac = made_mac("gateway", &network.name);
     let router_advert = addresses.iter().any(IpAddr::is_ipv6).then(|| {
         // Who looks for a router finds it by its link-local address (RFC 4861, 4.2).
         addresses.push(link_local(mac).ip());
-        let advert = RouterAdvert::new(link_local(mac), ROUTER_LIFETIME).with_mtu(network.mtu.bytes().into());
+        let advert = RouterAdvert::new(link_local(mac), ROUTER_LIFETIME).with_mtu(mtu.into());
         let subnets = network.subnets.iter().filter(|subnet| subnet.addr().is_ipv6());
         subnets.fold(advert, |advert, subnet| {
             let autonomous = subnet.prefix_len() == 64;
@@ -281,7 +305,7 @@ pub fn own_vlan(port: &Port) -> Option<VlanId> {
     vlan_mode(port).untagged()
 }
 
-/// Returns the port's MTU: its own, else its network's.
+/// Returns the port's MTU: its own, else its network's, which is resolved ([`Overlay::resolved`]).
 pub fn mtu(port: &Port, network: &Network) -> u16 {
     port.mtu.unwrap_or_else(|| network.mtu.bytes())
 }

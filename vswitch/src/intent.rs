@@ -7,7 +7,8 @@
 use std::collections::BTreeMap;
 
 use config::{
-    Document, Egress, FdbEntry, FloatingIp, Network, Object, Owner, Peer, Policy, Port, Publish, Route,
+    Document, Egress, FdbEntry, FloatingIp, Network, Object, OverlayPeer, Owner, Peer, Policy, Port, Publish,
+    Remote, Route,
 };
 use packet::MacAddr;
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,10 @@ pub struct Intent {
     pub ports: Objects<Port>,
     /// The static stations.
     pub fdb: BTreeMap<FdbKey, Owned<FdbEntry>>,
+    /// Other hosts of the overlay.
+    pub peers: Objects<OverlayPeer>,
+    /// Stations behind other hosts, by network and address.
+    pub remotes: Objects<Remote>,
     /// The routes by network and destination.
     pub routes: Objects<Route>,
     /// The floating IPs by address.
@@ -81,6 +86,8 @@ macro_rules! kinds {
 kinds! {
     Network, "network", networks;
     Port, "port", ports;
+    OverlayPeer, "peer", peers;
+    Remote, "remote", remotes;
     Route, "route", routes;
     FloatingIp, "floating IP", floating_ips;
     Publish, "published port", publishes;
@@ -124,6 +131,8 @@ impl Intent {
             networks: pick(&self.networks, &wanted),
             ports: pick(&self.ports, &wanted),
             fdb: pick(&self.fdb, &wanted),
+            peers: pick(&self.peers, &wanted),
+            remotes: pick(&self.remotes, &wanted),
             routes: pick(&self.routes, &wanted),
             floating_ips: pick(&self.floating_ips, &wanted),
             publishes: pick(&self.publishes, &wanted),
@@ -143,6 +152,8 @@ impl Intent {
         next.fdb.retain(|_, o| o.owner != owner);
         next.swap(owner, &document.networks)?;
         next.swap(owner, &document.ports)?;
+        next.swap(owner, &document.peers)?;
+        next.swap(owner, &document.remotes)?;
         next.swap(owner, &document.routes)?;
         next.swap(owner, &document.floating_ips)?;
         next.swap(owner, &document.publishes)?;
@@ -157,14 +168,18 @@ impl Intent {
         Ok(next)
     }
 
-    /// Returns the routes, policies and assertions that name a network, as people call them.
+    /// Returns the peers, remotes, routes, policies and assertions that name a network, as people call them.
     pub fn users_of_network(&self, name: &str) -> Vec<String> {
         let named = |peer: &Peer| *peer == Peer::Network(name.to_owned());
+        let peers = self.peers.iter().filter(|(_, o)| o.object.network.as_deref() == Some(name));
+        let remotes = self.remotes.iter().filter(|(_, o)| o.object.network == name);
         let routes = self.routes.iter().filter(|(_, o)| o.object.network == name);
         let policies = self.policies.iter().filter(|(_, o)| named(&o.object.from) || named(&o.object.to));
         let asserts = self.settings.asserts.iter().filter(|assert| named(&assert.to.peer));
-        routes
-            .map(|(route, _)| format!("route {route}"))
+        peers
+            .map(|(peer, _)| format!("peer {peer}"))
+            .chain(remotes.map(|(remote, _)| format!("remote {remote}")))
+            .chain(routes.map(|(route, _)| format!("route {route}")))
             .chain(policies.map(|(policy, _)| format!("policy {policy}")))
             .chain(asserts.map(|assert| format!("assert {}", assert.name())))
             .collect()
@@ -175,6 +190,8 @@ impl Intent {
         match section {
             Network::SECTION => self.networks.contains_key(name),
             Port::SECTION => self.ports.contains_key(name),
+            OverlayPeer::SECTION => self.peers.contains_key(name),
+            Remote::SECTION => self.remotes.contains_key(name),
             Route::SECTION => self.routes.contains_key(name),
             FloatingIp::SECTION => self.floating_ips.contains_key(name),
             Publish::SECTION => self.publishes.contains_key(name),
@@ -199,6 +216,8 @@ impl Intent {
         }
         sift::<Network>(self, &wanted);
         sift::<Port>(self, &wanted);
+        sift::<OverlayPeer>(self, &wanted);
+        sift::<Remote>(self, &wanted);
         sift::<Route>(self, &wanted);
         sift::<FloatingIp>(self, &wanted);
         sift::<Publish>(self, &wanted);
@@ -274,6 +293,14 @@ mod tests {
             [[network]]
             name = "front"
             subnets = ["10.1.0.0/24"]
+            vni = 101
+            [[peer]]
+            address = "192.0.2.2"
+            [[remote]]
+            network = "front"
+            address = "10.1.0.77"
+            mac = "02:00:0a:01:00:4d"
+            vtep = "192.0.2.2"
             [[route]]
             network = "front"
             to = "default"
@@ -301,7 +328,7 @@ mod tests {
         assert_eq!(intent.document(), document);
         assert_eq!(intent.owned_by(Owner::Cli), document.settings());
         assert_eq!(intent.replace(Owner::File, &Document::default()), Ok(Intent::default()));
-        let users = ["route front/default", "policy front->outside"];
+        let users = ["remote front/10.1.0.77", "route front/default", "policy front->outside"];
         assert_eq!(intent.users_of_network("front"), users);
         assert!(intent.users_of_network("back").is_empty());
         let mut less = intent.clone();

@@ -13,6 +13,7 @@
 //! `ports` holds the ports that have a number and queues; `waiting` those that have none yet or no longer. A
 //! port of the intent is in exactly one of them.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,10 +21,10 @@ use std::time::Instant;
 
 use config::{Document, Limits, Owner, PortKind};
 use packet::{MacAddr, NetworkId, PortId};
-use pipeline::tables::{Kind, StationKey};
+use pipeline::tables::{At, Kind, StationKey};
 use tokio::sync::Mutex;
 
-use crate::compile::{Compiler, Member, Neighbors, Plan};
+use crate::compile::{self, Compiler, Endpoints, Member, Neighbors, Overlay, Plan};
 use crate::crew::Crew;
 use crate::devices::Devices;
 use crate::intent::Intent;
@@ -40,6 +41,7 @@ pub mod loops;
 pub mod object_views;
 pub mod objects;
 pub mod outside;
+mod overlay_views;
 pub mod restore;
 pub mod start;
 pub mod upkeep;
@@ -161,7 +163,8 @@ pub struct Manager {
     generation: u64,
     port_numbers: Numbers,
     network_numbers: Numbers,
-    fixed: BTreeMap<StationKey, PortId>,
+    fixed: BTreeMap<StationKey, At>,
+    endpoints: Endpoints,
     neighbors: Neighbors,
     surroundings: Surroundings,
     /// The host's namespace, unless it could not be entered.
@@ -190,6 +193,7 @@ impl Manager {
     /// Compiles what runs now and gives it to the workers.
     fn publish(&mut self) {
         self.restore();
+        self.fix_endpoints();
         let mut compiler = std::mem::take(&mut self.compiler);
         let (snapshot, neighbors) = compiler.compile(&self.plan());
         self.compiler = compiler;
@@ -205,6 +209,7 @@ impl Manager {
         let members = members(&self.ports, intent);
         Plan {
             publishes: self.publishes(),
+            endpoints: &self.endpoints,
             ..plan_of(intent, &self.networks, members, &self.limits, &self.surroundings)
         }
     }
@@ -215,22 +220,46 @@ impl Manager {
         for key in self.neighbors.keys().filter(|key| !neighbors.contains_key(*key)) {
             table.remove(*key, packet::Instant::now());
         }
-        for (key, (mac, port)) in &neighbors {
-            if self.neighbors.get(key) != Some(&(*mac, *port)) {
-                table.set(*key, *mac, *port, Kind::Fixed, packet::Instant::now());
+        for (key, (mac, at)) in &neighbors {
+            if self.neighbors.get(key) != Some(&(*mac, *at)) {
+                table.set(*key, *mac, *at, Kind::Fixed, packet::Instant::now());
             }
         }
         self.neighbors = neighbors;
     }
 
-    /// Makes the fixed stations of the FDB those of the ports' far ends and of `[[fdb]]`.
+    /// Has the table of endpoints hold those that are given, before the plan that needs their numbers.
+    fn fix_endpoints(&mut self) {
+        let wanted = compile::overlay::endpoints(&self.plan());
+        let tables = self.crew.tables();
+        let now = packet::Instant::now();
+        self.endpoints.retain(|key, id| {
+            let stays = wanted.contains(key);
+            if !stays {
+                tables.forget_vtep(*id, now);
+            }
+            stays
+        });
+        for key in wanted {
+            if let Entry::Vacant(vacant) = self.endpoints.entry(key) {
+                match tables.vteps.fix(key, now) {
+                    Some(id) => drop(vacant.insert(id)),
+                    None => {
+                        tracing::warn!(address = %key.address, "no room for a peer: raise [limits] vteps")
+                    }
+                }
+            }
+        }
+    }
+
+    /// Makes the fixed stations of the FDB those of the ports' far ends, of `[[fdb]]` and of `[[remote]]`.
     fn fix_stations(&mut self) {
-        let mut wanted = BTreeMap::new();
+        let mut wanted: BTreeMap<StationKey, At> = compile::overlay::stations(&self.plan()).collect();
         for (name, attached) in &self.ports {
             let Some(port) = self.saved.intent.ports.get(name) else { continue };
             let Some(network) = self.networks.get(&port.object.network) else { continue };
-            if let Some(vlan) = crate::compile::own_vlan(&port.object) {
-                wanted.insert(StationKey { network: *network, vlan, mac: attached.mac }, attached.id);
+            if let Some(vlan) = compile::own_vlan(&port.object) {
+                wanted.insert(StationKey { network: *network, vlan, mac: attached.mac }, attached.id.into());
             }
         }
         for entry in self.saved.intent.fdb.values() {
@@ -241,9 +270,9 @@ impl Manager {
             else {
                 continue;
             };
-            let vlan = entry.vlan.map(packet::VlanId).or_else(|| crate::compile::own_vlan(&port.object));
+            let vlan = entry.vlan.map(packet::VlanId).or_else(|| compile::own_vlan(&port.object));
             if let Some(vlan) = vlan {
-                wanted.insert(StationKey { network: *network, vlan, mac: entry.mac }, attached.id);
+                wanted.insert(StationKey { network: *network, vlan, mac: entry.mac }, attached.id.into());
             }
         }
         let fdb = &self.crew.tables().fdb;
@@ -252,8 +281,8 @@ impl Manager {
         if !stale.is_empty() {
             fdb.remove(|station| stale.contains(&station.key));
         }
-        for (key, port) in wanted.iter().filter(|(key, port)| self.fixed.get(key) != Some(port)) {
-            if !fdb.fix(*key, *port, packet::Instant::now()) {
+        for (key, at) in wanted.iter().filter(|(key, at)| self.fixed.get(key) != Some(at)) {
+            if !fdb.fix(*key, *at, packet::Instant::now()) {
                 tracing::warn!(mac = %key.mac, "the FDB has no room for a fixed station: raise [limits] stations");
             }
         }
@@ -306,6 +335,12 @@ impl Manager {
     }
 }
 
+/// Endpoints of a plan that is not carried out.
+fn no_endpoints() -> &'static Endpoints {
+    static NONE: Endpoints = Endpoints::new();
+    &NONE
+}
+
 /// Returns all that a snapshot of `intent` follows from. Published ports whose L4 port is to be chosen have none.
 fn plan_of<'i>(
     intent: &'i Intent,
@@ -321,6 +356,8 @@ fn plan_of<'i>(
             .filter_map(|(name, id)| Some((*id, &intent.networks.get(name)?.object)))
             .collect(),
         members,
+        overlay: Overlay::of(intent),
+        endpoints: no_endpoints(),
         routes: intent.routes.values().map(|route| &route.object).collect(),
         floating_ips: intent.floating_ips.values().map(|floating| &floating.object).collect(),
         publishes: intent.publishes.values().map(|publish| publish.object.clone()).collect(),

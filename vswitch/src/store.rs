@@ -9,7 +9,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use config::{Document, Egress, FdbEntry, FloatingIp, Network, Object, Policy, Port, Publish, Route};
+use config::{
+    Document, Egress, FdbEntry, FloatingIp, Network, Object, OverlayPeer, Policy, Port, Publish, Remote,
+    Route,
+};
 use packet::PortId;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
@@ -123,6 +126,8 @@ impl Store {
             match kind {
                 Network::SECTION => restore::<Network>(&mut saved.intent, name, value)?,
                 Port::SECTION => restore::<Port>(&mut saved.intent, name, value)?,
+                OverlayPeer::SECTION => restore::<OverlayPeer>(&mut saved.intent, name, value)?,
+                Remote::SECTION => restore::<Remote>(&mut saved.intent, name, value)?,
                 Route::SECTION => restore::<Route>(&mut saved.intent, name, value)?,
                 FloatingIp::SECTION => restore::<FloatingIp>(&mut saved.intent, name, value)?,
                 Publish::SECTION => restore::<Publish>(&mut saved.intent, name, value)?,
@@ -203,6 +208,8 @@ fn rows(intent: &Intent) -> Result<Rows, serde_json::Error> {
     let mut rows = BTreeMap::new();
     keep::<Network>(&mut rows, intent)?;
     keep::<Port>(&mut rows, intent)?;
+    keep::<OverlayPeer>(&mut rows, intent)?;
+    keep::<Remote>(&mut rows, intent)?;
     keep::<Route>(&mut rows, intent)?;
     keep::<FloatingIp>(&mut rows, intent)?;
     keep::<Publish>(&mut rows, intent)?;

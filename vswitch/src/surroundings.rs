@@ -85,6 +85,9 @@ pub struct Surroundings {
     pub neighbors: Vec<(PortId, IpAddr, MacAddr)>,
     /// Addresses outside that another station has, whatever the configuration says.
     pub taken: Vec<IpAddr>,
+    /// The MTU of the underlay: the smallest of the devices by which peers are reached. `None` while no device leads
+    /// outside.
+    pub underlay_mtu: Option<u32>,
     /// The tap to the host, unless there is none.
     pub host: Option<HostTap>,
 }

@@ -13,7 +13,7 @@ use pipeline::{
     DomainKind, DomainSpec, Gateway, Hop, NetworkInfo, PortInfo, Route, RouterSpec, Translations,
 };
 
-use super::{Neighbors, Plan, made_mac};
+use super::{Neighbors, Plan, made_mac, overlay};
 use crate::surroundings::OutsideHop;
 
 /// Returns a prefix as the pipeline has it.
@@ -79,6 +79,7 @@ fn inside_routes(plan: &Plan<'_>, network: &Network) -> Vec<(Prefix, Route)> {
             routes.push((prefix, route));
         }
     }
+    routes.extend(overlay::routes(plan, network));
     let addresses = network.gateway_addresses();
     if addresses.iter().any(IpAddr::is_ipv6) {
         routes.push((Prefix::host(link_local(made_mac("gateway", &network.name))), Route::Local));
@@ -99,7 +100,7 @@ fn uplink(plan: &Plan<'_>) -> DomainSpec {
     let routes = plan.surroundings.routes.iter();
     let routes = routes
         .filter_map(|route| Some((prefix(route.to)?, Route::Hops(route.hops.iter().map(hop).collect()))));
-    let routes = routes.chain(own_outside(plan)).collect();
+    let routes = routes.chain(overlay::outside_routes(plan)).chain(own_outside(plan)).collect();
     DomainSpec { kind: DomainKind::Uplink, routes, ..DomainSpec::default() }
 }
 
@@ -207,12 +208,12 @@ pub(super) fn outer_neighbors(plan: &Plan<'_>) -> Neighbors {
     let around = plan.surroundings;
     let outside = around.neighbors.iter().map(|(port, address, mac)| {
         let key = NeighborKey { network: plan.uplink(), port: Some(*port), address: (*address).into() };
-        (key, (*mac, *port))
+        (key, (*mac, (*port).into()))
     });
     let host = around.host.iter().flat_map(|host| {
         around.addresses.iter().map(|address| {
             let key = NeighborKey { network: plan.host(), port: None, address: (*address).into() };
-            (key, (host.mac, host.id))
+            (key, (host.mac, host.id.into()))
         })
     });
     outside.chain(host).collect()

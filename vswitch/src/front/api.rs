@@ -26,7 +26,7 @@ use config::api::{
     CaptureQuery, CleanupReply, CleanupRequest, ConnectionQuery, ErrorBody, ErrorReply, FdbQuery, LogQuery,
     NeighborQuery, route,
 };
-use config::{Egress, FloatingIp, Policy, Publish, Route};
+use config::{Egress, FloatingIp, OverlayPeer, Policy, Publish, Remote, Route};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::{UnixListener, UnixStream};
@@ -126,6 +126,10 @@ fn router(api: Api) -> Router {
         .route(route::PUBLISH, single::<Publish>())
         .route(route::EGRESSES, get(objects::<Egress>).post(add_object::<Egress>))
         .route(route::EGRESS, single::<Egress>())
+        .route(route::PEERS, get(objects::<OverlayPeer>).post(add_object::<OverlayPeer>))
+        .route(route::PEER, single::<OverlayPeer>())
+        .route(route::REMOTES, get(objects::<Remote>).post(add_object::<Remote>))
+        .route(route::REMOTE, single::<Remote>())
         .route(route::POLICIES, get(objects::<Policy>).post(add_object::<Policy>))
         .route(route::POLICY, single::<Policy>())
         .route(route::DROPS, get(drops))

@@ -3,12 +3,14 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use config::{Network, Port};
+use config::{Network, Port, PortKind};
 use futures_util::future::join_all;
 use packet::PortId;
 
 use super::upkeep::Sample;
 use super::{Attached, Condition, Manager, Waiting};
+use crate::compile::{self, Overlay};
+use crate::intent::Intent;
 use crate::plug;
 
 /// How long to wait before a port that could not be plugged in is tried again.
@@ -95,7 +97,7 @@ impl Manager {
         let answers = join_all(leaving.iter().map(|(_, attached)| crew.remove_port(attached.id))).await;
         let ids: HashSet<PortId> = leaving.iter().map(|(_, attached)| attached.id).collect();
         crew.tables().fdb.remove(|station| ids.contains(&station.port));
-        self.fixed.retain(|_, port| !ids.contains(port));
+        self.fixed.retain(|_, at| !ids.contains(&at.port));
         if devices {
             let removals = leaving.iter().map(|(name, attached)| async {
                 let removed = self.devices.remove(attached.plugged.device.clone()).await;
@@ -164,7 +166,43 @@ impl Manager {
     fn port_with_network(&self, name: &str) -> Option<(Port, Network)> {
         let port = &self.saved.intent.ports.get(name)?.object;
         let network = &self.saved.intent.networks.get(&port.network)?.object;
-        Some((port.clone(), network.clone()))
+        Some((port.clone(), self.resolved(&self.saved.intent, network)))
+    }
+
+    /// Returns a network of `intent` as ports are made for it: with its MTU.
+    pub(super) fn resolved(&self, intent: &Intent, network: &Network) -> Network {
+        Overlay::of(intent).resolved(network, self.surroundings.underlay_mtu)
+    }
+
+    /// Sets the MTU of ports whose network follows the underlay, after that has changed.
+    pub(super) async fn follow_mtu(&mut self) {
+        let names: Vec<String> = self.ports.keys().cloned().collect();
+        let mut changed = false;
+        for name in names {
+            let Some((port, network)) = self.port_with_network(&name) else { continue };
+            let mtu = u32::from(compile::mtu(&port, &network));
+            if self.ports.get(&name).is_none_or(|attached| attached.plugged.far.mtu == mtu) {
+                continue;
+            }
+            changed = true;
+            let done = if plug::kind(&port) == PortKind::Tap {
+                self.unplug(std::slice::from_ref(&name), true).await;
+                self.plug_in(&port, &network).await
+            } else {
+                self.adjust(&port, &network).await
+            };
+            match done {
+                Ok(()) => self.journal.note("mtu", format!("port {name}"), format!("is {mtu} now")),
+                Err(error) if self.ports.contains_key(&name) => {
+                    self.journal.note("mtu_stays", format!("port {name}"), error.to_string());
+                }
+                Err(error) => self.wait(&name, error.to_string()),
+            }
+        }
+        if changed {
+            self.publish();
+            self.save_records();
+        }
     }
 
     /// Returns the worker with the fewest queues.

@@ -210,9 +210,11 @@ impl Manager {
         for (name, port) in &next.ports {
             let port = &port.object;
             let Some(network) = next.networks.get(&port.network).map(|n| &n.object) else { continue };
+            let network = &self.resolved(next, network);
             let was = old.ports.get(name).map(|o| &o.object);
             let was_in = was.and_then(|was| old.networks.get(&was.network)).map(|n| &n.object);
-            let done = match (was.zip(was_in), self.ports.contains_key(name)) {
+            let was_in = was_in.map(|network| self.resolved(&old, network));
+            let done = match (was.zip(was_in.as_ref()), self.ports.contains_key(name)) {
                 (Some((was, was_in)), true) => self.remake(was, was_in, port, network, undo).await,
                 // It waits already, and nothing about it is new: it will be tried again in its time.
                 (Some((was, _)), false) if was == port && self.waiting.contains_key(name) => Ok(()),

@@ -20,6 +20,11 @@ pub trait Shown: Kind + Send + Sync + 'static {
 
     /// Returns the view of an object of the intent.
     fn view(manager: &Manager, owned: &Owned<Self>) -> Self::View;
+
+    /// Returns the views of what is like such objects and is none of the intent.
+    fn others(_manager: &Manager) -> Vec<Self::View> {
+        Vec::new()
+    }
 }
 
 impl Manager {
@@ -34,7 +39,8 @@ impl Manager {
 
     /// Returns the views of all objects of a kind.
     pub fn object_views<T: Shown>(&self) -> Vec<T::View> {
-        T::of(&self.saved.intent).values().map(|owned| T::view(self, owned)).collect()
+        let objects = T::of(&self.saved.intent).values().map(|owned| T::view(self, owned));
+        objects.chain(T::others(self)).collect()
     }
 
     /// Returns a port that has a device.
@@ -52,7 +58,7 @@ impl Manager {
     }
 
     /// Says what is missing for a way outside, when that is so.
-    fn island(&self) -> Result<(), String> {
+    pub(super) fn island(&self) -> Result<(), String> {
         match self.saved.intent.settings.uplink.device {
             UplinkDevice::None => Err("[uplink] device is \"none\": there is no outside".to_owned()),
             UplinkDevice::Auto | UplinkDevice::Names(_) => Ok(()),
@@ -81,7 +87,7 @@ fn family(v4: bool) -> &'static str {
 }
 
 /// Splits what an object waits for into the fields of a view.
-fn state<T>(ready: Result<T, String>) -> (ObjectState, Option<String>, Option<T>) {
+pub(super) fn state<T>(ready: Result<T, String>) -> (ObjectState, Option<String>, Option<T>) {
     match ready {
         Ok(value) => (ObjectState::Active, None, Some(value)),
         Err(reason) => (ObjectState::Pending, Some(reason), None),

@@ -29,6 +29,7 @@ mod devices;
 mod probing;
 mod publishing;
 
+pub(super) use around::underlay_mtu;
 use devices::Device;
 pub(super) use devices::sockets;
 use probing::Probing;
@@ -155,6 +156,7 @@ impl Manager {
         self.outside = Some(outside);
         if changed {
             self.publish();
+            self.follow_mtu().await;
         }
         let Some(mut outside) = self.outside.take() else { return };
         if let Err(error) = self.steer(&outside).await {
@@ -222,7 +224,7 @@ impl Manager {
         }
         if outside.tap.is_none() {
             let id = PortId(self.limits.ports);
-            let ports::Opened { queues, .. } = self.open_tap(&outside.uplink, HOST_TAP.to_owned()).await?;
+            let queues = self.open_tap(&outside.uplink, HOST_TAP.to_owned()).await?;
             let link = outside.uplink.set_up_host_tap(None).await?;
             self.crew.add_port(id, queues, 0).await;
             outside.tap = Some((id, link));

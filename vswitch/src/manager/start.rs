@@ -96,14 +96,15 @@ impl Manager {
         let area = Area::new(sizing.small_chunks, sizing.large_chunks)
             .map_err(|e| anyhow::anyhow!("cannot map {} bytes for frames: {e}", sizing.area_bytes()))?;
         let table_limits = TableLimits {
-            // And those of the host's tap and the devices outside.
-            ports: usize::from(limits.ports) + usize::from(super::outside::NUMBERS),
+            // And those of the host's tap and the devices outside, and a tunnel for every network.
+            ports: usize::from(limits.ports)
+                + usize::from(super::outside::NUMBERS)
+                + usize::from(limits.networks),
             // Two more: the outside and the host.
             networks: usize::from(limits.networks) + 2,
             stations: usize::try_from(limits.stations)?,
             neighbors: usize::try_from(limits.neighbors)?,
-            // No overlay is configured yet.
-            vteps: 0,
+            vteps: usize::from(limits.vteps),
             connections: usize::try_from(limits.connections)?,
             nat_ports: usize::try_from(limits.connections)?,
             flows: usize::try_from(limits.flows)?,
@@ -113,7 +114,12 @@ impl Manager {
         let tables = Tables::new(table_limits, random()?);
         let devices = Devices::start(&name)?;
         let mut compiler = Compiler::new();
-        let surroundings = Surroundings { addresses: host_addresses(), ..Surroundings::default() };
+        let host = outside.as_ref().map(Outside::state);
+        let surroundings = Surroundings {
+            addresses: host_addresses(),
+            underlay_mtu: host.and_then(|host| super::outside::underlay_mtu(&saved.intent, &host)),
+            ..Surroundings::default()
+        };
         let (snapshot, _) = compiler.compile(&compile::Plan::empty(&limits, &surroundings));
         let polling = (poll(document.workers.poll), usize::from(document.workers.budget));
         let journal = Arc::new(Journal::new());
@@ -157,6 +163,7 @@ impl Manager {
             compiler,
             generation: 0,
             fixed: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
             neighbors: BTreeMap::new(),
             surroundings,
             outside,

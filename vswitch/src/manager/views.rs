@@ -83,6 +83,7 @@ impl Manager {
             gateways: owned.object.gateway_addresses(),
             ports: ports.map(|p| p.object.name.clone()).collect(),
             stations: u32::try_from(stations).unwrap_or(u32::MAX),
+            mtu: self.resolved(&self.saved.intent, &owned.object).mtu.bytes(),
         })
     }
 
@@ -98,8 +99,9 @@ impl Manager {
     pub async fn port_view(&self, name: &str) -> Result<PortView, Refusal> {
         let owned = self.saved.intent.ports.get(name).ok_or_else(|| Refusal::unknown("port", name))?;
         let config = owned.object.clone();
-        let network = self.saved.intent.networks.get(&config.network).map(|n| &n.object);
-        let mtu = network.map_or(0, |network| crate::compile::mtu(&config, network));
+        let network = self.saved.intent.networks.get(&config.network);
+        let network = network.map(|network| self.resolved(&self.saved.intent, &network.object));
+        let mtu = network.map_or(0, |network| crate::compile::mtu(&config, &network));
         let mut view = PortView {
             id: None,
             owner: owned.owner,

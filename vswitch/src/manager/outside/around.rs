@@ -9,9 +9,12 @@ use pipeline::HandBack;
 use pipeline::answer::link_local;
 use ports::steer::Rules;
 
+use super::devices::wanted;
 use super::publishing::with_ports;
 use super::{Device, Outside, is_link_local};
-use crate::devices::follow::{HostState, RouteKind};
+use crate::compile::overlay::{Overlay, locals};
+use crate::devices::follow::{HostState, Route, RouteKind};
+use crate::intent::Intent;
 use crate::manager::Manager;
 use crate::surroundings::{HostTap, OutsideHop, OutsideRoute, Surroundings, UplinkPort};
 use crate::uplink::{Way, relay_addresses};
@@ -67,7 +70,7 @@ impl Manager {
             },
             addresses: self.own_addresses(device, state),
             mode: device.mode.clone(),
-            notes: device.fell_back.iter().chain(&device.notes).cloned().collect(),
+            notes: device.notes.clone(),
         });
         // Those that the kernel knows at a device that is the switch's alone may be from before.
         let shared = |index: u32| Some(outside.devices.get(&index).filter(|_| !dedicated(index))?.id);
@@ -81,6 +84,7 @@ impl Manager {
             routes: self.outside_routes(outside, state),
             taken: outside.probing.taken().collect(),
             neighbors: neighbors.collect(),
+            underlay_mtu: underlay_mtu(&self.saved.intent, state),
             host,
         }
     }
@@ -105,6 +109,16 @@ impl Manager {
             routes.extend(own_routes(device.id, &networks, &gateways));
         }
         routes
+    }
+
+    /// Returns the tunnels that end here: our addresses, UDP ports, and identifiers.
+    fn tunnels(&self) -> Vec<(Address, u16, u32)> {
+        let intent = &self.saved.intent;
+        let locals = locals(&Overlay::of(intent), &self.surroundings);
+        let port = intent.settings.overlay.port;
+        let networks = intent.networks.values().map(|network| &network.object);
+        let ids = networks.filter_map(|network| Some((network.vxlan_port.unwrap_or(port), network.vni?)));
+        ids.flat_map(|(port, vni)| locals.iter().map(move |local| ((*local).into(), port, vni))).collect()
     }
 
     /// Tells the programs at the devices which packets are the switch's.
@@ -143,7 +157,9 @@ impl Manager {
             }
         }
         let routed = intent.networks.values().map(|network| &network.object);
-        let routed = routed.filter(|network| !network.masquerade && !network.internal);
+        // Routers of the overlay send to all networks with their packets' own addresses.
+        let has_routers = Overlay::of(intent).routers().next().is_some();
+        let routed = routed.filter(|network| (!network.masquerade || has_routers) && !network.internal);
         let routed = routed.flat_map(|network| &network.subnets);
         let groups: Vec<std::net::Ipv6Addr> = floating
             .iter()
@@ -157,7 +173,7 @@ impl Manager {
             published,
             snat,
             routed: routed.filter_map(|net| Prefix::new(net.network().into(), net.prefix_len())).collect(),
-            tunnels: Vec::new(),
+            tunnels: self.tunnels(),
         };
         let reserve = rules.snat.iter().map(|(_, range)| range.clone());
         let reserve: Vec<_> =
@@ -179,6 +195,20 @@ impl Manager {
         outside.uplink.reserve(reserve).await?;
         Ok(())
     }
+}
+
+/// Returns the MTU of the underlay: the smallest of the devices by which the host reaches its peers, or of all that lead
+/// outside when nobody is given.
+pub(in crate::manager) fn underlay_mtu(intent: &Intent, state: &HostState) -> Option<u32> {
+    let devices = wanted(&intent.settings.uplink, state);
+    let overlay = Overlay::of(intent);
+    let towards = |end: IpAddr| {
+        let by_us = |route: &&Route| route.kind == RouteKind::Unicast && devices.contains(&route.device);
+        state.routes.iter().filter(by_us).find(|route| route.to.contains(&end)).map(|route| route.device)
+    };
+    let used: BTreeSet<u32> = overlay.ends().filter_map(towards).collect();
+    let used = if used.is_empty() { devices } else { used };
+    used.iter().filter_map(|index| Some(state.link(*index)?.mtu)).min()
 }
 
 /// Returns the host's routes by the devices that are shared, one for each prefix: that of the smallest metric.

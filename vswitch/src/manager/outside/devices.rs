@@ -44,9 +44,7 @@ pub(super) struct Device {
     pub(super) sockets: usize,
     /// How it is used, for people.
     pub(super) mode: String,
-    /// Why it is used otherwise than it was to be.
-    pub(super) fell_back: Option<String>,
-    /// What the kernel takes no part of.
+    /// Why not better.
     pub(super) notes: Vec<String>,
 }
 
@@ -71,7 +69,7 @@ pub(in crate::manager) fn sockets(wish: &Wish, state: &HostState) -> usize {
 }
 
 /// Returns the devices that lead outside, by number.
-fn wanted(wish: &Wish, state: &HostState) -> BTreeSet<u32> {
+pub(super) fn wanted(wish: &Wish, state: &HostState) -> BTreeSet<u32> {
     match &wish.device {
         UplinkDevice::None => BTreeSet::new(),
         UplinkDevice::Auto => state.uplinks().into_iter().collect(),
@@ -148,7 +146,7 @@ impl Manager {
                 }
                 Some(device) if device.way == Way::Tap && way(wish) == Way::Tap => {
                     device.wanted = Way::Tap;
-                    device.fell_back = None;
+                    device.notes.clear();
                     let shared = outside.uplink.share(&link.name, Way::Tap).await;
                     device.link = link.clone();
                     shared.map_err(anyhow::Error::from)
@@ -200,7 +198,7 @@ impl Manager {
             let why = format!("mode \"afxdp\" is not possible: {error:#}");
             self.journal.note("uplink_fallback", format!("device {}", link.name), why.clone());
             opened = self.open_way(&outside.uplink, link, id, Way::Tap, room).await;
-            opened = opened.map(|device| Device { wanted: way, fell_back: Some(why), ..device });
+            opened = opened.map(|device| Device { wanted: way, notes: vec![why], ..device });
         }
         match opened {
             Ok(device) => {
@@ -251,15 +249,14 @@ impl Manager {
             way,
             wanted: way,
             sockets: 0,
-            mode: String::new(),
-            fell_back: None,
+            mode: "steer".to_owned(),
             notes: Vec::new(),
         };
         if way == Way::Tap {
-            let Opened { queues, mode, notes } = self.open_tap(uplink, tap_name(name)).await?;
+            let queues = self.open_tap(uplink, tap_name(name)).await?;
             uplink.share(name, way).await?;
             self.crew.add_port(id, queues, 0).await;
-            return Ok(Device { mode: format!("steer,{mode}"), notes, ..made });
+            return Ok(made);
         }
         let sockets = ports::afxdp::queues(name)? as usize;
         anyhow::ensure!(
@@ -271,7 +268,7 @@ impl Manager {
         if way == Way::Xdp {
             let tap = self.open_tap(uplink, tap_name(name)).await?;
             uplink.set_up_tap(name).await?;
-            back = Some((PortId(id.0 + DEVICES), tap.queues));
+            back = Some((PortId(id.0 + DEVICES), tap));
         } else if !link.up {
             uplink.bring_up(name).await?;
         }
@@ -302,11 +299,12 @@ impl Manager {
         Ok(uplink.run(open).await??)
     }
 
-    pub(super) async fn open_tap(&self, uplink: &Uplink, device: String) -> anyhow::Result<Opened> {
+    pub(super) async fn open_tap(&self, uplink: &Uplink, device: String) -> anyhow::Result<Vec<Port>> {
         let area = Arc::clone(self.crew.area());
         let name = device.clone();
         let kind = Kind::Tap { device, queues: 1, persist: true };
-        Ok(uplink.run(move || Port::open(Spec { name, kind }, &area)).await??)
+        let opened = uplink.run(move || Port::open(Spec { name, kind }, &area)).await??;
+        Ok(opened.queues)
     }
 }
 
