@@ -20,6 +20,7 @@ mod nat;
 mod network;
 mod object;
 mod output;
+mod overlay;
 mod policy;
 mod port;
 mod route;
@@ -79,6 +80,10 @@ enum Command {
     Egress(nat::Egress),
     #[command(subcommand)]
     Route(route::Route),
+    #[command(subcommand)]
+    Peer(overlay::Peer),
+    #[command(subcommand)]
+    Remote(overlay::Remote),
     Attach(attach::Attach),
     Detach(attach::Detach),
     #[command(subcommand)]
@@ -190,6 +195,8 @@ async fn dispatch(command: Command, context: &Context) -> anyhow::Result<ExitCod
         Command::Publish(command) => command.run(context).await?,
         Command::Egress(command) => command.run(context).await?,
         Command::Route(command) => command.run(context).await?,
+        Command::Peer(command) => command.run(context).await?,
+        Command::Remote(command) => command.run(context).await?,
         Command::Attach(command) => command.run(context).await?,
         Command::Detach(command) => command.run(context).await?,
         Command::Fdb(command) => command.run(context).await?,

@@ -71,6 +71,12 @@ struct Settings {
     /// The switch's own address in a subnet [default: the first of each]; may be given several times
     #[arg(long, value_name = "IP", value_delimiter = ',')]
     gateway: Vec<Setting<IpAddr>>,
+    /// Its identifier in the tunnels to other hosts
+    #[arg(long)]
+    vni: Option<Setting<u32>>,
+    /// The UDP port of its tunnels [default: `[overlay] port`]
+    #[arg(long, value_name = "PORT")]
+    vxlan_port: Option<Setting<u16>>,
     /// Ports of this network never reach one another
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     isolated: Option<Setting<bool>>,
@@ -105,6 +111,8 @@ impl Settings {
         let mut patch = Patch::default();
         patch.list("subnets", &self.subnet);
         patch.list("gateways", &self.gateway);
+        patch.one("vni", self.vni.as_ref());
+        patch.one("vxlan_port", self.vxlan_port.as_ref());
         patch.one("isolated", self.isolated.as_ref());
         patch.one("mtu", self.mtu.as_ref());
         patch.one("stations", self.stations.as_ref());
@@ -150,15 +158,17 @@ impl Network {
 }
 
 fn list(networks: &Vec<NetworkView>) -> String {
-    let mut table = Table::new(&["NETWORK", "SUBNETS", "GATEWAYS", ">PORTS", ">STATIONS", ">MTU", "OWNER"]);
+    let mut table =
+        Table::new(&["NETWORK", "SUBNETS", "GATEWAYS", ">VNI", ">PORTS", ">STATIONS", ">MTU", "OWNER"]);
     for network in networks {
         table.row([
             network.config.name.clone(),
             join(&network.config.subnets),
             join(&network.gateways),
+            network.config.vni.map_or_else(String::new, |vni| vni.to_string()),
             network.ports.len().to_string(),
             network.stations.to_string(),
-            network.config.mtu.to_string(),
+            network.mtu.to_string(),
             network.owner.to_string(),
         ]);
     }
@@ -176,7 +186,8 @@ fn details(network: &NetworkView) -> String {
         ("isolated", yes_no(config.isolated)),
         ("outside", outside(config)),
         ("host", if config.joins_host() { "reached" } else { "not reached" }.to_owned()),
-        ("mtu", config.mtu.to_string()),
+        ("vni", or(config.vni, "none, stays on this host")),
+        ("mtu", mtu(network)),
         ("arp proxy", yes_no(config.arp_proxy)),
         ("storm limit", or(config.storm, "none")),
         ("ageing", format!("{} s", config.ageing)),
@@ -186,6 +197,15 @@ fn details(network: &NetworkView) -> String {
         ),
         ("ports", join(&network.ports)),
     ])
+}
+
+/// Returns the largest packet, and where that is from.
+fn mtu(network: &NetworkView) -> String {
+    match network.config.mtu {
+        Mtu::Bytes(bytes) => bytes.to_string(),
+        Mtu::Auto if network.config.vni.is_some() => format!("{}, as the uplink has it", network.mtu),
+        Mtu::Auto => network.mtu.to_string(),
+    }
 }
 
 /// Returns how the network reaches the outside.
@@ -207,7 +227,7 @@ mod tests {
     fn view() -> NetworkView {
         serde_json::from_value(json!({
             "config": {"name": "front", "subnets": ["10.1.0.0/24", "fd00:1::/64"], "storm": 1000},
-            "owner": "file", "gateways": ["10.1.0.1", "fd00:1::1"], "ports": ["a", "b"], "stations": 3,
+            "owner": "file", "gateways": ["10.1.0.1", "fd00:1::1"], "ports": ["a", "b"], "stations": 3, "mtu": 1500,
         }))
         .expect("a network as the daemon sends it")
     }
@@ -217,8 +237,8 @@ mod tests {
         let text = list(&vec![view()]);
         assert_eq!(
             text,
-            "NETWORK  SUBNETS                  GATEWAYS            PORTS  STATIONS   MTU  OWNER\n\
-             front    10.1.0.0/24 fd00:1::/64  10.1.0.1 fd00:1::1      2         3  auto  file\n"
+            "NETWORK  SUBNETS                  GATEWAYS            VNI  PORTS  STATIONS   MTU  OWNER\n\
+             front    10.1.0.0/24 fd00:1::/64  10.1.0.1 fd00:1::1    -      2         3  1500  file\n"
         );
         assert!(list(&Vec::new()).starts_with("No networks."));
     }

@@ -34,6 +34,8 @@ views! {
     config::api::FloatingIpView, "floating IP";
     config::api::PublishView, "published port";
     config::api::EgressView, "egress address of port";
+    config::api::PeerView, "peer";
+    config::api::RemoteView, "remote";
 }
 
 /// Adds an object.
