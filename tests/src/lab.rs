@@ -116,7 +116,8 @@ impl Lab {
         change(info);
         let (id, info) = (*id, info.clone());
         self.config.set_port(id, info);
-        if self.outputs.queue(id).is_none() {
+        // A tunnel has none.
+        if self.outputs.queue(id).is_none() && self.ports[name].1.tunnel.is_none() {
             self.outputs.insert(id, FrameQueue::new(512));
         }
         self.publish();

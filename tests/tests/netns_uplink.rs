@@ -149,7 +149,7 @@ fn a_device_that_cannot_do_afxdp_is_steered_and_says_why_unless_it_was_named() {
     net.start();
     net.ready();
     let (used, notes) = mode(&net, "outer");
-    assert_eq!(used, "steer");
+    assert!(used.starts_with("steer,vnet_hdr"), "{used} {notes}");
     assert!(notes.contains("native XDP is not possible on outer"), "{notes}");
     let _web = [net.serve("web", WEB, &[80]), net.serve("web2", WEB2, &[80])];
     all_ways(&net);
@@ -161,7 +161,7 @@ fn a_device_that_cannot_do_afxdp_is_steered_and_says_why_unless_it_was_named() {
     let said = net.apply_refused(&format!("[uplink]\ndevice = \"outer\"\nmode = \"afxdp\"\n{SITE}"));
     assert!(said.contains("native XDP is not possible on outer"), "{said}");
     assert!(said.contains("allowed: mode = \"steer\""), "{said}");
-    assert_eq!(mode(&net, "outer").0, "steer");
+    assert!(mode(&net, "outer").0.starts_with("steer,"));
     all_ways(&net);
     net.balance();
 }

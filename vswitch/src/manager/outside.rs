@@ -224,7 +224,7 @@ impl Manager {
         }
         if outside.tap.is_none() {
             let id = PortId(self.limits.ports);
-            let queues = self.open_tap(&outside.uplink, HOST_TAP.to_owned()).await?;
+            let ports::Opened { queues, .. } = self.open_tap(&outside.uplink, HOST_TAP.to_owned()).await?;
             let link = outside.uplink.set_up_host_tap(None).await?;
             self.crew.add_port(id, queues, 0).await;
             outside.tap = Some((id, link));

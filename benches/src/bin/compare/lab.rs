@@ -61,12 +61,23 @@ fn clean() {
     for directory in directories {
         let _ = std::fs::remove_dir_all(directory);
     }
-    forget_switch(&own_name());
+    forget_switches();
 }
 
 /// The name of this run, which everything that it makes begins with.
 fn own_name() -> String {
     format!("{PREFIX}{}", std::process::id())
+}
+
+/// The name of the switch of a host; there are two hosts at most.
+fn switch_name(host: usize) -> String {
+    if host == 0 { own_name() } else { format!("{}-g", own_name()) }
+}
+
+fn forget_switches() {
+    for host in [0, 1] {
+        forget_switch(&switch_name(host));
+    }
 }
 
 /// Removes what a switch keeps when it ends, for its next start: pins, and files beside them.
@@ -184,6 +195,11 @@ impl Lab {
     /// The name of this run, for what a subject names by itself.
     pub(crate) fn name(&self) -> String {
         own_name()
+    }
+
+    /// The name of the switch of the first or second host.
+    pub(crate) fn switch_name(&self, host: usize) -> String {
+        switch_name(host)
     }
 
     /// Makes another namespace, removed with the lab.
@@ -318,7 +334,7 @@ impl Drop for Lab {
             remove_namespace(name);
         }
         let _ = std::fs::remove_dir_all(&self.directory);
-        forget_switch(&own_name());
+        forget_switches();
         let mut alive = alive();
         alive.1.clear();
         alive.2.clear();

@@ -2,14 +2,15 @@
 //!
 //! Every subject (the kernel bridge, Open vSwitch, bare loops, vswitch) joins two namespaces in turn and is put
 //! through the same rows: bulk TCP, a flood of small frames, ping-pong. The row `outside` has subjects of its own: what
-//! leads a container outside, by masquerade, a published port and a floating address. Rounds are interleaved, so that what
+//! leads a container outside, by masquerade, a published port and a floating address; so has the row `overlay`: what joins
+//! containers of two hosts by VXLAN. Rounds are interleaved, so that what
 //! the machine does meanwhile hits all alike; figures are medians, ratios are medians of the rounds' ratios.
 //!
 //! The switch runs on one CPU and both ends on the other. Everything lives in namespaces of this process and
 //! is removed at the end, also after a signal; a run that was killed is cleaned up by the next.
 //!
-//! `lab` has namespaces and processes, `subjects` sets each one up, `measures` are the rows, `table` prints; `outside` has
-//! the like for its row.
+//! `lab` has namespaces and processes, `subjects` sets each one up, `measures` are the rows, `table` prints; `outside` and
+//! `overlay` have the like for their rows.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -23,6 +24,7 @@ use serde::Serialize;
 mod lab;
 mod measures;
 mod outside;
+mod overlay;
 mod subjects;
 mod table;
 
@@ -77,6 +79,8 @@ pub(crate) enum Row {
     Ports,
     /// A container and the outside: TCP both ways, connections a second, latency.
     Outside,
+    /// Containers of two hosts: TCP both ways, 64-byte frames.
+    Overlay,
 }
 
 /// How the measurements are run.
@@ -127,6 +131,9 @@ fn main() -> ExitCode {
         for subject in outside::Subject::ALL {
             println!("{:18} {}", subject.name(), subject.title());
         }
+        for subject in overlay::Subject::ALL {
+            println!("{:18} {}", subject.name(), subject.title());
+        }
         return ExitCode::SUCCESS;
     }
     match run(&cli) {
@@ -167,7 +174,10 @@ fn run(cli: &Cli) -> Result<()> {
     };
     let outside: Vec<_> = outside::Subject::ALL.iter().filter(chosen).copied().collect();
     let ways = if cli.quick { &outside::Way::ALL[..1] } else { &outside::Way::ALL };
-    anyhow::ensure!(!subjects.is_empty() || !outside.is_empty(), "no such subject; --list names them");
+    let chosen = |subject: &&overlay::Subject| cli.only.is_empty() || named(subject.name());
+    let overlay: Vec<_> = overlay::Subject::ALL.iter().filter(chosen).copied().collect();
+    let is_empty = subjects.is_empty() && outside.is_empty() && overlay.is_empty();
+    anyhow::ensure!(!is_empty, "no such subject; --list names them");
     let start = Instant::now();
     let mut results = Results { machine: lab::machine(), ..Results::default() };
     for round in 1..=rounds {
@@ -186,6 +196,9 @@ fn run(cli: &Cli) -> Result<()> {
         }
         if wanted(Row::Outside) {
             outside::round(&outside, ways, &setting, round, start, &mut results);
+        }
+        if wanted(Row::Overlay) {
+            overlay::round(&overlay, &setting, round, start, &mut results);
         }
     }
     let vswitch = subjects.iter().any(|subject| subject.is_vswitch());

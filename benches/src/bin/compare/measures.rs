@@ -27,7 +27,7 @@ pub(crate) struct Path<'a> {
 
 impl<'a> Path<'a> {
     /// Between the ends of a lab, on one link.
-    fn inside(lab: &'a Lab) -> Self {
+    pub(crate) fn inside(lab: &'a Lab) -> Self {
         let [client, server] = &lab.ends;
         Self { client, server, bind: ADDRESSES[1], target: ADDRESSES[1] }
     }
@@ -99,7 +99,7 @@ pub(crate) fn tcp(path: Path<'_>, setting: &Setting, back: bool) -> Result<Figur
 ///
 /// A sender of single frames is what limits an AF_XDP path, not the switch. There it sends 64 at once for the
 /// kernel to cut (a veth whose far end has an XDP program does not pass a large frame on).
-fn rate(running: &Running, cut: bool) -> Result<Figures> {
+pub(crate) fn rate(running: &Running, cut: bool) -> Result<Figures> {
     let (lab, setting) = (&running.lab, &running.setting);
     let mac = lab.link(1, "/0/address")?;
     let program = setting.programs.join("vspktgen");

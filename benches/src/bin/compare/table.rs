@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::outside::table as outside;
+use crate::overlay::table as overlay;
 use crate::subjects::{Ends, Subject};
 use crate::{Results, Row};
 
@@ -25,6 +26,7 @@ pub(crate) fn print(results: &Results) {
     idle(results);
     ports(results);
     outside::print(results);
+    overlay::print(results);
     for (subject, why) in &results.failures {
         println!("\nnot measured: {subject}: {why}");
     }

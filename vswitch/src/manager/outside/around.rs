@@ -70,7 +70,7 @@ impl Manager {
             },
             addresses: self.own_addresses(device, state),
             mode: device.mode.clone(),
-            notes: device.notes.clone(),
+            notes: device.fell_back.iter().chain(&device.notes).cloned().collect(),
         });
         // Those that the kernel knows at a device that is the switch's alone may be from before.
         let shared = |index: u32| Some(outside.devices.get(&index).filter(|_| !dedicated(index))?.id);

@@ -44,7 +44,9 @@ pub(super) struct Device {
     pub(super) sockets: usize,
     /// How it is used, for people.
     pub(super) mode: String,
-    /// Why not better.
+    /// Why it is used otherwise than it was to be.
+    pub(super) fell_back: Option<String>,
+    /// What the kernel takes no part of.
     pub(super) notes: Vec<String>,
 }
 
@@ -146,7 +148,7 @@ impl Manager {
                 }
                 Some(device) if device.way == Way::Tap && way(wish) == Way::Tap => {
                     device.wanted = Way::Tap;
-                    device.notes.clear();
+                    device.fell_back = None;
                     let shared = outside.uplink.share(&link.name, Way::Tap).await;
                     device.link = link.clone();
                     shared.map_err(anyhow::Error::from)
@@ -198,7 +200,7 @@ impl Manager {
             let why = format!("mode \"afxdp\" is not possible: {error:#}");
             self.journal.note("uplink_fallback", format!("device {}", link.name), why.clone());
             opened = self.open_way(&outside.uplink, link, id, Way::Tap, room).await;
-            opened = opened.map(|device| Device { wanted: way, notes: vec![why], ..device });
+            opened = opened.map(|device| Device { wanted: way, fell_back: Some(why), ..device });
         }
         match opened {
             Ok(device) => {
@@ -249,14 +251,15 @@ impl Manager {
             way,
             wanted: way,
             sockets: 0,
-            mode: "steer".to_owned(),
+            mode: String::new(),
+            fell_back: None,
             notes: Vec::new(),
         };
         if way == Way::Tap {
-            let queues = self.open_tap(uplink, tap_name(name)).await?;
+            let Opened { queues, mode, notes } = self.open_tap(uplink, tap_name(name)).await?;
             uplink.share(name, way).await?;
             self.crew.add_port(id, queues, 0).await;
-            return Ok(made);
+            return Ok(Device { mode: format!("steer,{mode}"), notes, ..made });
         }
         let sockets = ports::afxdp::queues(name)? as usize;
         anyhow::ensure!(
@@ -268,7 +271,7 @@ impl Manager {
         if way == Way::Xdp {
             let tap = self.open_tap(uplink, tap_name(name)).await?;
             uplink.set_up_tap(name).await?;
-            back = Some((PortId(id.0 + DEVICES), tap));
+            back = Some((PortId(id.0 + DEVICES), tap.queues));
         } else if !link.up {
             uplink.bring_up(name).await?;
         }
@@ -299,12 +302,11 @@ impl Manager {
         Ok(uplink.run(open).await??)
     }
 
-    pub(super) async fn open_tap(&self, uplink: &Uplink, device: String) -> anyhow::Result<Vec<Port>> {
+    pub(super) async fn open_tap(&self, uplink: &Uplink, device: String) -> anyhow::Result<Opened> {
         let area = Arc::clone(self.crew.area());
         let name = device.clone();
         let kind = Kind::Tap { device, queues: 1, persist: true };
-        let opened = uplink.run(move || Port::open(Spec { name, kind }, &area)).await??;
-        Ok(opened.queues)
+        Ok(uplink.run(move || Port::open(Spec { name, kind }, &area)).await??)
     }
 }
 
