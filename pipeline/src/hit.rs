@@ -11,13 +11,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use packet::{Frame, Instant, PortId};
 
-use crate::flow_cache::routed::{Key4, Key6};
+use crate::flow_cache::routed::{Key4, Key6, Names};
 use crate::flow_cache::{self, Decided, FlowCache, FlowKey, Place, TagAction, Tick, Transform};
+use crate::overlay::away::Away;
 use crate::parse::Flow;
 use crate::stages::guard;
 use crate::tables::Tables;
 use crate::walk::Packet;
-use crate::{Outputs, Pipeline, Snapshot, snapshot};
+use crate::{DropReason, Outputs, Pipeline, Snapshot, snapshot};
 
 pub(crate) use routed::{ICMP, ICMPV6, L4_V4, L4_V6, LEN4, LEN6, TCP, UDP, key4, key6, word};
 
@@ -31,10 +32,10 @@ pub(crate) struct Undecided<'f> {
 pub(crate) enum Why {
     /// No decision, or one that no longer holds.
     Unknown,
-    /// It is decided, and its VLAN tag has to change.
-    Tag(Transform),
-    /// The queue of its port is full.
-    Full(PortId),
+    /// It is decided, and its VLAN tag has to change, or packing it takes more than headers.
+    Send(Transform),
+    /// It is decided, and dies at this port: its queue is full, or its endpoint went.
+    Drop(PortId, DropReason),
 }
 
 /// The frames of a run that are left, with their flows.
@@ -61,6 +62,7 @@ impl Pipeline {
         now: Instant,
     ) -> Option<Undecided<'f>> {
         let bridge = BridgeCheck::new(&self.tables, &self.snapshot, &self.cache, from, now);
+        let away = Away::new(&self.templates, &self.tables, &self.snapshot, self.counters());
         let ledger = &self.counters().ledger;
         let mut hits = 0;
         let undecided = loop {
@@ -69,18 +71,17 @@ impl Pipeline {
                 Flow::Bridged { key, place } => bridge.find(&frame, *key, *place),
                 _ => None,
             };
-            let why = match found {
-                None => Why::Unknown,
-                Some(transform) if transform.tag != TagAction::Keep => Why::Tag(transform),
-                Some(transform) => match outputs.push(transform.to, frame) {
-                    Ok(()) => {
-                        hits += 1;
-                        continue;
-                    }
-                    Err(frame) => break Some(Undecided { frame, flow, why: Why::Full(transform.to) }),
-                },
-            };
-            break Some(Undecided { frame, flow, why });
+            let Some(decided) = found else { break Some(Undecided { frame, flow, why: Why::Unknown }) };
+            let transform = decided.transform();
+            if transform.tag != TagAction::Keep {
+                break Some(Undecided { frame, flow, why: Why::Send(bridge.whole(decided, &away)) });
+            }
+            if let Err(frame) = outputs.push(transform.to, frame)
+                && let Err((frame, why)) = away.send(frame, Names::of(decided), outputs)
+            {
+                break Some(Undecided { frame, flow, why });
+            }
+            hits += 1;
         };
         ledger.forwarded.add(hits);
         ledger.cache_hits.add(hits + u64::from(undecided.as_ref().is_some_and(Undecided::was_found)));
@@ -95,15 +96,17 @@ impl Pipeline {
         outputs: &mut Outputs,
         now: Instant,
     ) -> Option<Undecided<'f>> {
-        let Self { routed4, routed6, snapshot, tables, worker, cache, .. } = self;
-        let ledger = &tables.counters(*worker).ledger;
+        let Self { routed4, routed6, snapshot, tables, worker, cache, templates, .. } = self;
+        let counters = tables.counters(*worker);
+        let ledger = &counters.ledger;
+        let away = Away::new(templates, tables, snapshot, counters);
         let check = routed::Check::new(tables, snapshot, from, now);
         let bridge = BridgeCheck::new(tables, snapshot, cache, from, now);
         let (mut routed4, mut routed6) = (routed4.finder(), routed6.finder());
         let mut hits = 0;
         let undecided = loop {
             let Some((mut frame, flow)) = run.next() else { break None };
-            let to = match flow {
+            let names = match flow {
                 Flow::V4 { spot, is_query: false } => {
                     check.apply::<Key4, false>(&mut routed4, *spot, &mut frame)
                 }
@@ -113,15 +116,17 @@ impl Pipeline {
                 Flow::V4 { spot, is_query: true } => check.query(&mut routed4, *spot, &mut frame),
                 Flow::V6 { spot, is_query: true } => check.query(&mut routed6, *spot, &mut frame),
                 Flow::Bridged { key, place } => match bridge.find(&frame, *key, *place) {
-                    Some(transform) if transform.tag != TagAction::Keep => {
-                        break Some(Undecided { frame, flow, why: Why::Tag(transform) });
+                    Some(decided) if decided.transform().tag != TagAction::Keep => {
+                        break Some(Undecided { frame, flow, why: Why::Send(bridge.whole(decided, &away)) });
                     }
-                    found => found.map(|transform| transform.to),
+                    found => found.map(Names::of),
                 },
             };
-            let Some(to) = to else { break Some(Undecided { frame, flow, why: Why::Unknown }) };
-            if let Err(frame) = outputs.push(to, frame) {
-                break Some(Undecided { frame, flow, why: Why::Full(to) });
+            let Some(names) = names else { break Some(Undecided { frame, flow, why: Why::Unknown }) };
+            if let Err(frame) = outputs.push(names.to(), frame)
+                && let Err((frame, why)) = away.send(frame, names, outputs)
+            {
+                break Some(Undecided { frame, flow, why });
             }
             hits += 1;
         };
@@ -172,7 +177,7 @@ impl<'a> BridgeCheck<'a> {
     /// where they were, the packet fits the output port (a tag counts here: the slow path, which measures
     /// exactly, then lets it pass), and the source IP address is the port's.
     #[inline(always)]
-    fn find(&self, frame: &Frame, key: FlowKey, place: Place) -> Option<Transform> {
+    fn find(&self, frame: &Frame, key: FlowKey, place: Place) -> Option<&'a Decided> {
         let Self { versions, ingress, .. } = self;
         let decision = self.cache.find(place, key, ingress.generation, self.tick, ingress.refresh);
         let holds = |decision: &&Decided| {
@@ -185,7 +190,15 @@ impl<'a> BridgeCheck<'a> {
                     .is_some_and(|egress| frame.wire_len() <= egress.frame_len as usize)
                 && (!ingress.guards_ip || self.source_is_allowed(frame))
         };
-        decision.filter(holds).map(Decided::transform)
+        decision.filter(holds)
+    }
+
+    /// Returns all that was decided, the endpoint included.
+    #[cold]
+    fn whole(&self, decided: &Decided, away: &Away<'_>) -> Transform {
+        let transform = decided.transform();
+        let tunnel = away.is_tunnel(transform.to);
+        Transform { vtep: away.endpoint(Names::of(decided)).filter(|_| tunnel), ..transform }
     }
 
     fn source_is_allowed(&self, frame: &Frame) -> bool {

@@ -251,8 +251,8 @@ impl Pipeline {
                 let Some(Undecided { frame, flow, why }) = undecided else { break };
                 match why {
                     Why::Unknown => self.miss(frame, flow, *from, &mut turn),
-                    Why::Tag(transform) => self.send(frame, transform, *from, &mut turn),
-                    Why::Full(to) => self.drop_frame(frame, to, DropReason::TxFull.into(), &mut turn),
+                    Why::Send(transform) => self.send(frame, transform, *from, &mut turn),
+                    Why::Drop(at, reason) => self.drop_frame(frame, at, reason.into(), &mut turn),
                 }
             }
         }

@@ -3,7 +3,8 @@
 //! A worker has one queue a port, its own ports' and the others' alike: what waits for a port of another worker
 //! crosses over from there. The list of touched ports lets a turn visit only those that got something.
 //!
-//! Queues come from the manager ready-made, so nothing here allocates in a turn. A full queue refuses.
+//! Queues come from the manager ready-made, so nothing here allocates in a turn. A full queue refuses. A tunnel has none: what
+//! leaves by it is packed and waits for the port of the underlay.
 
 use packet::{Frame, FrameQueue, PortId};
 

@@ -11,6 +11,8 @@
 //! the stages -> tunnel's port, endpoint -> pack: template of the endpoint, lengths, identifier -> uplink
 //! ```
 //!
+//! What was decided about such a flow is kept as any other's is, and its packets are packed where they are found ([`away`]).
+//!
 //! What is flooded into a tunnel goes to each endpoint of the network in a copy of its own; what came from a
 //! tunnel goes into none, since its sender has done that. Packets between networks are routed at their source host and
 //! cross the tunnel of the destination's network, with the source host's own MAC: the gateway's, which all hosts
@@ -20,6 +22,7 @@
 //! Limits: a packet to our address that is a fragment is not opened (we never send any, RFC 7348, 4.3); tagged frames do
 //! not cross; a packet from outside that is translated to an endpoint behind another host has no way back from there.
 
+pub(crate) mod away;
 pub(crate) mod encap;
 mod hash;
 pub(crate) mod open;

@@ -92,8 +92,6 @@ impl Pipeline {
         match walk.decision {
             Decision::Forward { transform, station } => {
                 match (flow.key_of(&frame, from, self.vtep_of(&frame, from)), connection) {
-                    // Only the slow path packs.
-                    _ if transform.vtep.is_some() => {}
                     (AnyKey::None, None) => self.keep_bridged(flow, &walk, station, transform, from, turn),
                     (key, Some(joined)) => self.keep_tracked(key, &joined, station, transform, from, turn),
                     _ => {}

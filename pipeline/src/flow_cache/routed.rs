@@ -14,8 +14,8 @@
 
 use packet::{Instant, PortId, Table, prefetch_at};
 
-use super::Tick;
 use super::tags::{GROUP, Tags};
+use super::{Decided, Tick};
 use crate::hit::ICMP;
 use crate::tables::connections::{Connections, Direction};
 
@@ -207,6 +207,43 @@ const FLAGS_AT: u32 = PORT_AT + PORT_BITS;
 /// The most connections that an entry can tell apart.
 pub(crate) const MAX_CONNECTIONS: usize = 1 << CONNECTION_BITS;
 
+/// Where a decision says that packets go, as one word.
+#[derive(Clone, Copy)]
+pub(crate) struct Names(u64);
+
+impl Names {
+    /// Those of a decision about stations.
+    #[inline(always)]
+    pub(crate) fn of(decided: &Decided) -> Self {
+        let to = u64::from(decided.transform().to.0) << PORT_AT;
+        Self(u64::from(decided.destination()) << NEXT_AT | to | u64::from(flag::BRIDGED) << FLAGS_AT)
+    }
+
+    /// Returns the place of the neighbour; of a bridged flow, of the station.
+    #[inline(always)]
+    pub(crate) fn next(self) -> usize {
+        (self.0 >> NEXT_AT) as usize & ((1 << NEXT_BITS) - 1)
+    }
+
+    /// Returns the output port.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "bit fields")]
+    pub(crate) fn to(self) -> PortId {
+        PortId((self.0 >> PORT_AT) as u16 & ((1 << PORT_BITS) - 1))
+    }
+
+    #[inline(always)]
+    fn flags(self) -> u8 {
+        (self.0 >> FLAGS_AT) as u8
+    }
+
+    /// Says whether the flow is bridged.
+    #[inline(always)]
+    pub(crate) fn is_bridged(self) -> bool {
+        self.flags() & flag::BRIDGED != 0
+    }
+}
+
 /// One decision: 64 bytes for IPv4, 128 for IPv6.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
@@ -241,20 +278,25 @@ impl<K: Key> Entry<K> {
         }
     }
 
+    /// Returns where packets go.
     #[inline(always)]
-    pub(crate) fn next(&self) -> usize {
-        (self.names >> NEXT_AT) as usize & ((1 << NEXT_BITS) - 1)
+    pub(crate) fn names(&self) -> Names {
+        Names(self.names)
     }
 
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "bit fields")]
+    pub(crate) fn next(&self) -> usize {
+        self.names().next()
+    }
+
+    #[inline(always)]
     pub(crate) fn to(&self) -> PortId {
-        PortId((self.names >> PORT_AT) as u16 & ((1 << PORT_BITS) - 1))
+        self.names().to()
     }
 
     #[inline(always)]
     pub(crate) fn flags(&self) -> u8 {
-        (self.names >> FLAGS_AT) as u8
+        self.names().flags()
     }
 
     #[inline(always)]

@@ -14,7 +14,7 @@ use packet::{Checksum, Frame, Instant, PortId, VtepId};
 
 use crate::Snapshot;
 use crate::flow_cache::Tick;
-use crate::flow_cache::routed::{Entry, Finder, Key, Key4, Key6, Spot, flag};
+use crate::flow_cache::routed::{Entry, Finder, Key, Key4, Key6, Names, Spot, flag};
 use crate::rewrite;
 use crate::snapshot::{Egress, Ingress};
 use crate::tables::{Tables, Target};
@@ -121,7 +121,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// Carries out what was decided about a frame that qualifies and returns the port that it leaves by; `None`, and
+    /// Carries out what was decided about a frame that qualifies and returns where it goes; `None`, and
     /// nothing changed, when there is no decision, it does not hold, or the frame needs more. `spot` is where to look.
     #[inline(always)]
     pub(super) fn apply<K: Family, const QUERY: bool>(
@@ -129,7 +129,7 @@ impl<'a> Check<'a> {
         cache: &mut Finder<'_, K>,
         spot: Spot,
         frame: &mut Frame,
-    ) -> Option<PortId> {
+    ) -> Option<Names> {
         match self.apply_aimed::<K, QUERY>(cache, spot, frame) {
             Err(Elsewhere) => self.apply_found::<K, QUERY>(cache, spot, frame),
             Ok(to) => to,
@@ -148,7 +148,7 @@ impl<'a> Check<'a> {
         cache: &mut Finder<'_, K>,
         spot: Spot,
         frame: &mut Frame,
-    ) -> Result<Option<PortId>, Elsewhere> {
+    ) -> Result<Option<Names>, Elsewhere> {
         let vtep = self.vtep(frame);
         let key = K::split(frame.bytes_mut()).map(|(head, _)| K::read(head, self.from, vtep, QUERY));
         let Some(key) = key else { return Ok(None) };
@@ -165,7 +165,7 @@ impl<'a> Check<'a> {
         cache: &mut Finder<'_, K>,
         spot: Spot,
         frame: &mut Frame,
-    ) -> Option<PortId> {
+    ) -> Option<Names> {
         let vtep = self.vtep(frame);
         let key = K::read(K::split(frame.bytes_mut())?.0, self.from, vtep, QUERY);
         self.carry_out::<K, QUERY>(cache.anywhere(spot, &key)?, frame)
@@ -176,7 +176,7 @@ impl<'a> Check<'a> {
         &self,
         entry: &mut Entry<K>,
         frame: &mut Frame,
-    ) -> Option<PortId> {
+    ) -> Option<Names> {
         let (len, wire_len) = (frame.len(), frame.wire_len());
         let is_complete = frame.is_complete();
         let (head, rest) = K::split(frame.bytes_mut())?;
@@ -208,7 +208,7 @@ impl<'a> Check<'a> {
             return None;
         }
         entry.count(len);
-        Some(to)
+        Some(entry.names())
     }
 
     /// [`Check::apply`] for ICMP queries, which are few.
@@ -218,7 +218,7 @@ impl<'a> Check<'a> {
         cache: &mut Finder<'_, K>,
         spot: Spot,
         frame: &mut Frame,
-    ) -> Option<PortId> {
+    ) -> Option<Names> {
         self.apply::<K, true>(cache, spot, frame)
     }
 }

@@ -9,6 +9,7 @@
 
 use std::sync::atomic::Ordering;
 
+use packet::checksum::{self, Sum};
 use packet::header::{ethertype, protocol};
 use packet::{Address, PortId, Tuple, VtepId};
 
@@ -47,6 +48,8 @@ pub(crate) struct Template {
     word: u64,
     /// Sum of the IPv4 header without total length and type of service.
     sum: u32,
+    /// Sum of the UDP pseudo header without the length.
+    pseudo: Sum,
     /// The port of the underlay.
     pub(crate) to: PortId,
     /// First UDP source port, and how many there are less one.
@@ -108,6 +111,7 @@ impl Template {
         adjacency: 0,
         word: 0,
         sum: 0,
+        pseudo: Sum::new(),
         to: PortId(0),
         first_port: 0,
         ports: 0,
@@ -146,6 +150,11 @@ impl Template {
             sum =
                 head[14..34].as_chunks::<2>().0.iter().map(|word| u32::from(u16::from_be_bytes(*word))).sum();
         }
+        let pseudo = if v6 {
+            checksum::pseudo_v6(&way.local.octets(), &way.remote.octets(), protocol::UDP, 0)
+        } else {
+            checksum::pseudo_v4(way.local.octets_v4(), way.remote.octets_v4(), protocol::UDP, 0)
+        };
         let l4 = if v6 { L4_V6 } else { L4_V4 };
         head[l4 + 8] = packet::header::VxlanHeader::VALID;
         let (tos_mask, tos) = match info.dscp {
@@ -158,6 +167,7 @@ impl Template {
             adjacency: way.adjacency,
             word: way.word,
             sum,
+            pseudo,
             to: way.to,
             first_port: first,
             ports: last.saturating_sub(first),
@@ -209,6 +219,18 @@ impl Template {
             let sum = (sum & 0xffff) + (sum >> 16);
             head[24..26].copy_from_slice(&(!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes());
             head[L4_V4..].copy_from_slice(&tail(len - L4_V4));
+        }
+    }
+
+    /// Fills in the outer UDP checksum of a packet that is complete otherwise.
+    #[inline(always)]
+    pub(crate) fn fill_checksum(&self, packed: &mut [u8]) {
+        let l4 = if self.v6 { L4_V6 } else { L4_V4 };
+        let Some(datagram) = packed.get_mut(l4..) else { return };
+        let Ok(len) = u16::try_from(datagram.len()) else { return };
+        let sum = self.pseudo.u16(len).bytes(datagram).udp_checksum();
+        if let Some(field) = datagram.get_mut(6..8) {
+            field.copy_from_slice(&sum.to_be_bytes());
         }
     }
 }

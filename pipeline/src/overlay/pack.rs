@@ -16,7 +16,7 @@ use crate::tables::Ask;
 use crate::{DropReason, Pipeline, Turn};
 
 /// The most bytes that an IP packet with outer headers has.
-const MAX_LEN: usize = u16::MAX as usize;
+pub(super) const MAX_LEN: usize = u16::MAX as usize;
 
 impl Pipeline {
     /// Sends a frame into a tunnel: to one endpoint, or a copy to each of the network.

@@ -192,8 +192,6 @@ impl Pipeline {
                 if let Some(joined) = &connection
                     && is_settled(joined.state)
                     && !headers.is_fragment()
-                    // Only the slow path packs.
-                    && target.vtep.is_none()
                 {
                     let key = flow.key_of(&frame, from, self.vtep_of(&frame, from));
                     let next = (adjacency, target);
