@@ -188,7 +188,7 @@ impl Frame {
 
     /// Puts `count` bytes before the packet and returns them; false offsets in the offload state are moved
     /// along. `None`, and nothing changed, when the headroom is too small.
-    #[inline]
+    #[inline(always)]
     pub fn prepend(&mut self, count: usize) -> Option<&mut [u8]> {
         if count > self.headroom() {
             return None;
@@ -196,7 +196,9 @@ impl Frame {
         let count16 = u16::try_from(count).expect("headroom is smaller than 64 KiB");
         self.start -= count16;
         self.len += u32::from(count16);
-        self.shift_offload(i32::from(count16));
+        if self.flags & (CHECKSUM_PARTIAL | GSO_MASK) != 0 {
+            self.shift_offload(i32::from(count16));
+        }
         Some(&mut self.bytes_mut()[..count])
     }
 
@@ -210,7 +212,9 @@ impl Frame {
         let count16 = u16::try_from(count).ok()?;
         self.start = self.start.checked_add(count16)?;
         self.len -= u32::from(count16);
-        self.shift_offload(-i32::from(count16));
+        if self.flags & (CHECKSUM_PARTIAL | GSO_MASK) != 0 {
+            self.shift_offload(-i32::from(count16));
+        }
         Some(())
     }
 
@@ -224,7 +228,7 @@ impl Frame {
         self.len = u32::try_from(len).expect("a chunk is smaller than 4 GiB");
     }
 
-    #[inline]
+    #[inline(never)]
     fn shift_offload(&mut self, by: i32) {
         let shift = |value: u16| u16::try_from(i32::from(value) + by).unwrap_or(0);
         if matches!(self.checksum(), Checksum::Partial { .. }) {

@@ -196,9 +196,7 @@ impl<'a> BridgeCheck<'a> {
     /// Returns all that was decided, the endpoint included.
     #[cold]
     fn whole(&self, decided: &Decided, away: &Away<'_>) -> Transform {
-        let transform = decided.transform();
-        let tunnel = away.is_tunnel(transform.to);
-        Transform { vtep: away.endpoint(Names::of(decided)).filter(|_| tunnel), ..transform }
+        Transform { vtep: away.endpoint(Names::of(decided)), ..decided.transform() }
     }
 
     fn source_is_allowed(&self, frame: &Frame) -> bool {

@@ -82,8 +82,8 @@ pub(crate) struct Egress {
     pub(crate) router_mac: MacAddr,
     /// Of a tunnel: its UDP port, which is 0 for all others.
     pub(crate) udp_port: u16,
-    /// Of a tunnel: its identifier.
-    pub(crate) vni: u32,
+    /// Of a tunnel: its identifier, as the last word of a VXLAN header.
+    pub(crate) vni: [u8; 4],
 }
 
 impl Egress {
@@ -400,7 +400,7 @@ impl SnapshotBuilder {
                 own_generation,
                 router_mac: router_mac.unwrap_or_default(),
                 udp_port: port.tunnel.map_or(0, |tunnel| tunnel.udp_port),
-                vni: port.tunnel.map_or(0, |tunnel| tunnel.vni.0),
+                vni: port.tunnel.map_or(0, |tunnel| tunnel.vni.0 << 8).to_be_bytes(),
             };
         }
         for (scope, members) in self.networks.iter_mut().zip(members) {

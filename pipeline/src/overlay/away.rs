@@ -7,11 +7,12 @@
 //! What takes more than writing a template before the frame is left to `pack.rs`: there is no template, no room before the
 //! frame, the frame is to be cut, or the outer checksum needs an inner one that is not there yet.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 use packet::{Frame, PortId, VtepId};
 
-use super::encap::{self, Templates};
+use super::encap::{Template, Templates};
+use super::hash;
 use super::pack::MAX_LEN;
 use crate::flow_cache::routed::Names;
 use crate::hit::Why;
@@ -22,8 +23,11 @@ use crate::{DropReason, Outputs, TagAction, Transform};
 /// What packing needs to know, for a run of frames.
 #[derive(Clone, Copy)]
 pub(crate) struct Away<'a> {
-    templates: &'a Templates,
-    tables: &'a Tables,
+    templates: &'a [Template],
+    /// The words of neighbours, which templates are checked against.
+    words: &'a [AtomicU64],
+    /// The endpoints of neighbours, and of stations.
+    vteps: [&'a [AtomicU16]; 2],
     egress: &'a [Egress],
     counters: &'a Counters,
     generation: u32,
@@ -37,21 +41,26 @@ impl<'a> Away<'a> {
         snapshot: &'a Snapshot,
         counters: &'a Counters,
     ) -> Self {
-        let generation = Templates::generation(snapshot, tables);
-        Self { templates, tables, egress: snapshot.egress(), counters, generation }
+        let Tables { fdb, neighbors, .. } = tables;
+        Self {
+            templates: templates.all(),
+            words: neighbors.words(),
+            vteps: [neighbors.vteps(), fdb.vteps()],
+            egress: snapshot.egress(),
+            counters,
+            generation: Templates::generation(snapshot, tables),
+        }
     }
 
-    /// Says whether a port is a tunnel.
-    #[inline(always)]
-    pub(crate) fn is_tunnel(&self, port: PortId) -> bool {
-        self.egress.get(port.index()).is_some_and(Egress::is_tunnel)
-    }
-
-    /// Returns the endpoint of a station or neighbour behind a tunnel.
-    #[inline(always)]
+    /// Returns the endpoint of a decision, when its port is a tunnel.
     pub(crate) fn endpoint(&self, names: Names) -> Option<VtepId> {
-        let Tables { fdb, neighbors, .. } = self.tables;
-        let vteps = if names.is_bridged() { fdb.vteps() } else { neighbors.vteps() };
+        self.egress.get(names.to().index()).filter(|egress| egress.is_tunnel())?;
+        self.vtep(names)
+    }
+
+    #[inline(always)]
+    fn vtep(&self, names: Names) -> Option<VtepId> {
+        let vteps = self.vteps[usize::from(names.is_bridged())];
         VtepId::new(vteps.get(names.next())?.load(Ordering::Relaxed))
     }
 
@@ -62,51 +71,41 @@ impl<'a> Away<'a> {
     /// # Errors
     /// The frame, and what is left to the slow path.
     #[inline(never)]
-    pub(crate) fn send(&self, frame: Frame, names: Names, outputs: &mut Outputs) -> Result<(), (Frame, Why)> {
-        let to = names.to();
-        if !self.is_tunnel(to) {
-            return Err((frame, Why::Drop(to, DropReason::TxFull)));
-        }
-        match self.endpoint(names) {
-            Some(vtep) => self.pack(frame, to, vtep, outputs),
-            None => Err((frame, Why::Drop(to, DropReason::NoVtep))),
-        }
-    }
-
-    #[inline(always)]
-    fn pack(
+    pub(crate) fn send(
         &self,
         mut frame: Frame,
-        tunnel: PortId,
-        vtep: VtepId,
+        names: Names,
         outputs: &mut Outputs,
     ) -> Result<(), (Frame, Why)> {
-        let Some(to) = self.write(&mut frame, tunnel, vtep) else {
-            let transform = Transform { to: tunnel, tag: TagAction::Keep, vtep: Some(vtep) };
-            return Err((frame, Why::Send(transform)));
-        };
-        outputs.push(to, frame).map_err(|frame| (frame, Why::Drop(to, DropReason::TxFull)))
+        match self.pack(&mut frame, names) {
+            Ok(to) => outputs.push(to, frame).map_err(|frame| (frame, Why::Drop(to, DropReason::TxFull))),
+            Err(why) => Err((frame, why)),
+        }
     }
 
-    /// Writes the outer headers and returns the port of the underlay; `None`, and nothing changed, when it takes more.
+    /// Writes the outer headers and returns the port of the underlay. When it takes more, nothing is changed.
     #[inline(always)]
-    fn write(&self, frame: &mut Frame, tunnel: PortId, vtep: VtepId) -> Option<PortId> {
-        let template = self.templates.find(vtep.get(), self.generation, self.tables)?;
-        let egress = self.egress.get(tunnel.index())?;
-        let len = frame.len();
+    fn pack(&self, frame: &mut Frame, names: Names) -> Result<PortId, Why> {
+        let tunnel = names.to();
+        let Some(egress) = self.egress.get(tunnel.index()).filter(|egress| egress.is_tunnel()) else {
+            return Err(Why::Drop(tunnel, DropReason::TxFull));
+        };
+        let Some(vtep) = self.vtep(names) else { return Err(Why::Drop(tunnel, DropReason::NoVtep)) };
+        let left = || Err(Why::Send(Transform { to: tunnel, tag: TagAction::Keep, vtep: Some(vtep) }));
+        let Some(template) = self.templates.get(vtep.index()) else { return left() };
+        let (len, room) = (frame.len(), template.len());
         let is_simple = !frame.is_gso() && (frame.is_complete() || !template.has_checksum);
-        if !is_simple || len + template.len() - 14 > MAX_LEN {
-            return None;
+        if !template.is_good(self.generation, self.words) || !is_simple || len + room - 14 > MAX_LEN {
+            return left();
         }
-        let summary = encap::summary(frame.bytes());
-        frame.prepend(template.len())?;
-        template.write(frame.bytes_mut(), summary, egress);
-        if template.has_checksum {
-            template.fill_checksum(frame.bytes_mut());
+        let summary = hash::summary(frame.bytes());
+        if frame.prepend(room).is_none() {
+            return left();
         }
+        template.write::<true>(frame.bytes_mut(), summary, egress);
         let counters = self.counters.port(tunnel);
         counters.tx_frames.add(1);
         counters.tx_bytes.add(len as u64);
-        Some(template.to)
+        Ok(template.to)
     }
 }

@@ -7,20 +7,19 @@
 //!
 //! IPv4 packets say "don't fragment" (RFC 7348, 4.3) and so may all have the same identification (RFC 6864, 4.1).
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use packet::checksum::{self, Sum};
 use packet::header::{ethertype, protocol};
 use packet::{Address, PortId, Tuple, VtepId};
 
-use super::hash;
+use super::hash::Summary;
 use crate::snapshot::{Dscp, Egress, OVERHEAD_V4, OVERHEAD_V6, Snapshot};
 use crate::tables::{NeighborKey, Tables};
 
-/// Where the UDP header is in a template, and how long UDP and VXLAN headers are.
+/// Where the UDP header is in a template.
 pub(crate) const L4_V4: usize = 34;
 pub(crate) const L4_V6: usize = 54;
-const UDP_AND_VXLAN: usize = 16;
 /// Don't fragment, as it is on the wire.
 const DONT_FRAGMENT: [u8; 2] = [0x40, 0x00];
 
@@ -185,32 +184,34 @@ impl Template {
         if self.v6 { OVERHEAD_V6 } else { OVERHEAD_V4 }
     }
 
-    /// Writes the outer headers of a packet for the tunnel `egress` before it. `inner` is the inner frame's hash and type of
-    /// service, `packed` the whole, whose first bytes are written. The outer UDP checksum is left 0.
+    /// Says whether the template is good under `generation`, and the neighbour is where it was.
+    #[inline(always)]
+    pub(crate) fn is_good(&self, generation: u32, words: &[AtomicU64]) -> bool {
+        let word = words.get(self.adjacency as usize).map_or(0, |word| word.load(Ordering::Acquire));
+        self.generation == generation && self.word == word && word != 0
+    }
+
+    /// Writes the outer headers of a packet for the tunnel `egress` before it. `inner` is what is known of the inner frame,
+    /// `packed` the whole, whose first bytes are written. The outer UDP checksum is filled in when there is one and the
+    /// inner frame is `COMPLETE`, else it is 0.
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "the caller checks that it is below 64 KiB")]
-    pub(crate) fn write(&self, packed: &mut [u8], (hash, tos): (u16, u8), egress: &Egress) {
+    pub(crate) fn write<const COMPLETE: bool>(&self, packed: &mut [u8], inner: Summary, egress: &Egress) {
         let len = packed.len();
-        let chosen = u32::from(hash) * (u32::from(self.ports) + 1);
+        let chosen = u32::from(inner.hash) * (u32::from(self.ports) + 1);
         let source = self.first_port.wrapping_add((chosen >> 16) as u16);
-        let tos = tos & self.tos_mask | self.tos;
-        let tail = |udp_len: usize| {
-            let mut tail = [0; UDP_AND_VXLAN];
-            tail[..2].copy_from_slice(&source.to_be_bytes());
-            tail[2..4].copy_from_slice(&egress.udp_port.to_be_bytes());
-            tail[4..6].copy_from_slice(&(udp_len as u16).to_be_bytes());
-            tail[8] = packet::header::VxlanHeader::VALID;
-            tail[12..16].copy_from_slice(&(egress.vni << 8).to_be_bytes());
-            tail
-        };
+        let tos = inner.tos & self.tos_mask | self.tos;
         if self.v6 {
-            let Some(head) = packed.first_chunk_mut::<OVERHEAD_V6>() else { return };
+            let Some((head, rest)) = packed.split_first_chunk_mut::<OVERHEAD_V6>() else { return };
             *head = self.head;
             (head[14], head[15]) = (0x60 | tos >> 4, tos << 4);
-            head[18..20].copy_from_slice(&((len - L4_V6) as u16).to_be_bytes());
-            head[L4_V6..].copy_from_slice(&tail(len - L4_V6));
+            let udp_len = (len - L4_V6) as u16;
+            head[18..20].copy_from_slice(&udp_len.to_be_bytes());
+            let sum = if COMPLETE { self.checksum(udp_len, source, egress, rest) } else { 0 };
+            head[L4_V6..L4_V6 + 8].copy_from_slice(&udp(source, egress, udp_len, sum));
+            head[OVERHEAD_V6 - 4..].copy_from_slice(&egress.vni);
         } else {
-            let Some(head) = packed.first_chunk_mut::<OVERHEAD_V4>() else { return };
+            let Some((head, rest)) = packed.split_first_chunk_mut::<OVERHEAD_V4>() else { return };
             head.copy_from_slice(&self.head[..OVERHEAD_V4]);
             head[15] = tos;
             let total = (len - 14) as u16;
@@ -218,27 +219,35 @@ impl Template {
             let sum = self.sum + u32::from(tos) + u32::from(total);
             let sum = (sum & 0xffff) + (sum >> 16);
             head[24..26].copy_from_slice(&(!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes());
-            head[L4_V4..].copy_from_slice(&tail(len - L4_V4));
+            let udp_len = (len - L4_V4) as u16;
+            let sum = if COMPLETE { self.checksum(udp_len, source, egress, rest) } else { 0 };
+            head[L4_V4..L4_V4 + 8].copy_from_slice(&udp(source, egress, udp_len, sum));
+            head[OVERHEAD_V4 - 4..].copy_from_slice(&egress.vni);
         }
     }
 
-    /// Fills in the outer UDP checksum of a packet that is complete otherwise.
+    /// Returns the outer UDP checksum, 0 when there is to be none. PERF: the headers are summed from what is known of them;
+    /// reading what was just written in other pieces would have to wait for it (benches/overlay, `encap6`).
     #[inline(always)]
-    pub(crate) fn fill_checksum(&self, packed: &mut [u8]) {
-        let l4 = if self.v6 { L4_V6 } else { L4_V4 };
-        let Some(datagram) = packed.get_mut(l4..) else { return };
-        let Ok(len) = u16::try_from(datagram.len()) else { return };
-        let sum = self.pseudo.u16(len).bytes(datagram).udp_checksum();
-        if let Some(field) = datagram.get_mut(6..8) {
-            field.copy_from_slice(&sum.to_be_bytes());
+    fn checksum(&self, udp_len: u16, source: u16, egress: &Egress, inner: &[u8]) -> u16 {
+        if !self.has_checksum {
+            return 0;
         }
+        let [a, b, c, d] = egress.vni;
+        let vni = u32::from_be_bytes([a, b, c, d]);
+        let sum = self.pseudo.u16(udp_len).u16(source).u16(egress.udp_port).u16(udp_len);
+        sum.u16(VALID).u32(vni).bytes(inner).udp_checksum()
     }
 }
 
-/// Returns what [`Template::write`] wants to know of the inner frame.
+/// The first word of a VXLAN header.
+const VALID: u16 = (packet::header::VxlanHeader::VALID as u16) << 8;
+
+/// Returns a UDP header.
 #[inline(always)]
-pub(crate) fn summary(inner: &[u8]) -> (u16, u8) {
-    (hash::flow(inner), packet::ecn::tos(inner).unwrap_or(0))
+fn udp(source: u16, egress: &Egress, len: u16, sum: u16) -> [u8; 8] {
+    let [source, port, len, sum] = [source, egress.udp_port, len, sum].map(u64::from);
+    (source << 48 | port << 32 | len << 16 | sum).to_be_bytes()
 }
 
 /// One worker's templates, by number of the endpoint.
@@ -257,12 +266,10 @@ impl Templates {
         snapshot.overlay().generation.wrapping_add(tables.vteps.epoch())
     }
 
-    /// Returns the template of an endpoint, when there is one that is good under `generation`.
+    /// Returns all, by number of the endpoint.
     #[inline(always)]
-    pub(crate) fn find(&self, vtep: u16, generation: u32, tables: &Tables) -> Option<&Template> {
-        let template = self.0.get(usize::from(vtep))?;
-        let word = tables.neighbors.words().get(template.adjacency as usize)?.load(Ordering::Acquire);
-        (template.generation == generation && template.word == word && word != 0).then_some(template)
+    pub(crate) fn all(&self) -> &[Template] {
+        &self.0
     }
 
     /// Returns the template of an endpoint, made anew if need be.
@@ -276,7 +283,9 @@ impl Templates {
         tables: &Tables,
     ) -> Result<(Template, u32), NoWay> {
         let generation = Self::generation(snapshot, tables);
-        if let Some(template) = self.find(vtep.get(), generation, tables) {
+        if let Some(template) = self.0.get(vtep.index())
+            && template.is_good(generation, tables.neighbors.words())
+        {
             return Ok((*template, template.adjacency));
         }
         let way = way(vtep, snapshot, tables)?;

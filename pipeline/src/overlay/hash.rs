@@ -3,20 +3,32 @@
 
 use packet::header::{Header, Ipv6Header, ethertype, protocol};
 
-/// Returns a hash of the inner packet's flow, 16 bits: addresses, protocol and ports; without the ports for fragments and
-/// other protocols; both MACs when it is not IP.
-#[inline]
-pub(super) fn flow(frame: &[u8]) -> u16 {
-    let Some(head) = frame.first_chunk::<38>() else { return 0 };
+/// What outer headers take from the inner frame.
+#[derive(Clone, Copy)]
+pub(crate) struct Summary {
+    /// A hash of the flow: addresses, protocol and ports; without the ports for fragments and other protocols; both MACs when
+    /// it is not IP.
+    pub(super) hash: u16,
+    /// The type of service or traffic class, 0 when it is not IP.
+    pub(super) tos: u8,
+}
+
+/// Reads what outer headers take from a frame.
+#[inline(always)]
+pub(super) fn summary(frame: &[u8]) -> Summary {
+    let Some(head) = frame.first_chunk::<38>() else {
+        return Summary { hash: 0, tos: packet::ecn::tos(frame).unwrap_or(0) };
+    };
     match u16::from_be_bytes([head[12], head[13]]) {
         ethertype::IPV4 => {
             let is_fragment = u16::from_be_bytes([head[20], head[21]]) & 0x3fff != 0;
-            let has_ports = head[14] == 0x45 && !is_fragment && has_ports(head[23]);
+            let has_ports = has_ports(head[23]) && head[14] == 0x45 && !is_fragment;
             let ports = if has_ports { word32(head, 34) } else { 0 };
-            fold(word64(head, 26), u64::from(ports) << 8 | u64::from(head[23]))
+            let hash = fold(word64(head, 26), u64::from(ports) << 8 | u64::from(head[23]));
+            Summary { hash, tos: head[15] }
         }
-        ethertype::IPV6 => v6(frame),
-        _ => fold(word64(head, 0), u64::from(word32(head, 8))),
+        ethertype::IPV6 => Summary { hash: v6(frame), tos: head[14] << 4 | head[15] >> 4 },
+        _ => Summary { hash: fold(word64(head, 0), u64::from(word32(head, 8))), tos: 0 },
     }
 }
 
@@ -67,6 +79,10 @@ mod tests {
     use packet::build::eth;
 
     use super::*;
+
+    fn flow(frame: &[u8]) -> u16 {
+        summary(frame).hash
+    }
 
     #[test]
     fn flows_spread_and_each_keeps_its_hash() {

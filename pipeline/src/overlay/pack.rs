@@ -9,7 +9,8 @@ use packet::header::UdpHeader;
 use packet::segment::{self, Finish, SegmentError};
 use packet::{Checksum, Frame, FramePool, Gso, PortId, Tunnel, VtepId};
 
-use super::encap::{self, L4_V4, L4_V6, NoWay, Template};
+use super::encap::{L4_V4, L4_V6, NoWay, Template};
+use super::hash;
 use crate::flow_cache::Transform;
 use crate::snapshot::Egress;
 use crate::tables::Ask;
@@ -168,7 +169,7 @@ fn packed(
         let Some(copy) = pool.copy(&frame) else { return Err(frame) };
         pool.free(std::mem::replace(&mut frame, copy));
     }
-    let summary = encap::summary(frame.bytes());
+    let summary = hash::summary(frame.bytes());
     let inner = frame.checksum();
     if template.has_checksum && inner == Checksum::Unknown {
         checksum::resolve(&mut frame);
@@ -176,7 +177,7 @@ fn packed(
     if frame.prepend(len).is_none() {
         return Err(frame);
     }
-    template.write(frame.bytes_mut(), summary, egress);
+    template.write::<false>(frame.bytes_mut(), summary, egress);
     let l4 = if template.v6 { L4_V6 } else { L4_V4 };
     if let Some(gso) = frame.gso() {
         #[expect(clippy::cast_possible_truncation, reason = "34 to 84")]
