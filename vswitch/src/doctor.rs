@@ -1,5 +1,8 @@
 //! What the host must have, and had better have, for the switch to work well.
 
+pub mod mtu;
+pub mod path;
+
 use std::collections::BTreeMap;
 use std::fs;
 

@@ -79,6 +79,9 @@ pub const CAPTURE: &str = "/v1/capture";
 pub const WORKERS: &str = "/v1/workers";
 /// GET: list of [`Check`](super::Check).
 pub const DOCTOR: &str = "/v1/doctor";
+/// GET: list of [`Check`](super::Check), one a peer of the overlay: whether its packets fit the way there. Takes up to some
+/// seconds.
+pub const DOCTOR_MTU: &str = "/v1/doctor/mtu";
 /// GET: a line of JSON, [`Event`](super::Event), for each thing that happens.
 pub const EVENTS: &str = "/v1/events";
 /// GET [`LogQuery`](super::LogQuery): list of the last [`Event`](super::Event)s, oldest first.
@@ -87,7 +90,7 @@ pub const LOG: &str = "/v1/log";
 pub const CLEANUP: &str = "/v1/cleanup";
 
 /// Every route with the methods it answers.
-pub const ALL: [(&str, &[&str]); 38] = [
+pub const ALL: [(&str, &[&str]); 39] = [
     (STATUS, &["get"]),
     (CONFIG, &["get"]),
     (APPLY, &["post"]),
@@ -123,6 +126,7 @@ pub const ALL: [(&str, &[&str]); 38] = [
     (CAPTURE, &["get"]),
     (WORKERS, &["get"]),
     (DOCTOR, &["get"]),
+    (DOCTOR_MTU, &["get"]),
     (EVENTS, &["get"]),
     (LOG, &["get"]),
     (CLEANUP, &["post"]),

@@ -16,8 +16,20 @@ pub(crate) struct Status {}
 
 /// Checks the host: what the kernel can do, what is missing, what would hurt; exit code 1 if anything does.
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  vsctl doctor")]
-pub(crate) struct Doctor {}
+#[command(after_help = "Examples:\n  vsctl doctor\n  vsctl doctor mtu")]
+pub(crate) struct Doctor {
+    /// What to look at instead of everything: `mtu` sends packets to each peer of the overlay and says how large they
+    /// may be
+    #[arg(value_enum)]
+    what: Option<Subject>,
+}
+
+/// What can be looked at by itself.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Subject {
+    /// How large packets to each peer of the overlay may be
+    Mtu,
+}
 
 /// Removes everything that the switch ever made; refused while ports are in use.
 #[derive(Args, Debug)]
@@ -38,7 +50,11 @@ impl Status {
 impl Doctor {
     /// Shows the checks and returns 1 if one failed.
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<ExitCode> {
-        let answer = context.client.get(route::DOCTOR).await?;
+        let route = match self.what {
+            None => route::DOCTOR,
+            Some(Subject::Mtu) => route::DOCTOR_MTU,
+        };
+        let answer = context.client.get(route).await?;
         let checks: Vec<Check> = read(&answer)?;
         if context.json {
             output::print_json(&answer)?;

@@ -34,7 +34,7 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::task::JoinHandle;
 
 use super::streams::{self, DropHub};
-use crate::doctor;
+use crate::doctor::{self, mtu};
 use crate::manager::change::Who;
 use crate::manager::object_views::Shown;
 use crate::manager::{Manager, Shared};
@@ -137,6 +137,7 @@ fn router(api: Api) -> Router {
         .route(route::CAPTURE, get(capture))
         .route(route::WORKERS, get(workers))
         .route(route::DOCTOR, get(examine))
+        .route(route::DOCTOR_MTU, get(examine_mtu))
         .route(route::EVENTS, get(events))
         .route(route::LOG, get(log))
         .route(route::CLEANUP, post(cleanup))
@@ -451,6 +452,12 @@ async fn examine(State(api): State<Api>) -> Reply {
     let mut checks = doctor::checks();
     checks.extend(api.manager().await.checks().await);
     json(&checks)
+}
+
+async fn examine_mtu(State(api): State<Api>) -> Reply {
+    // Others are served while answers are waited for.
+    let questions = api.manager().await.mtu_questions();
+    json(&mtu::answers(questions).await)
 }
 
 async fn events(State(api): State<Api>) -> Reply {

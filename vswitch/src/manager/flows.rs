@@ -15,6 +15,7 @@ use config::Publish;
 use packet::{NetworkId, PortId};
 
 use super::Manager;
+use crate::compile;
 
 impl Manager {
     /// Returns how many new connections a policy decided, when somebody counts.
@@ -42,10 +43,16 @@ impl Manager {
         }
     }
 
-    /// Returns the ports of the switch's own: devices that lead outside, and the host's tap.
+    /// Returns the ports of the switch's own: devices that lead outside, the host's tap, and tunnels.
     pub(super) fn outer_ports(&self) -> Vec<(PortId, String)> {
         let uplinks = self.surroundings.uplinks.iter().map(|uplink| (uplink.id, uplink.name.clone()));
-        uplinks.chain(self.surroundings.host.iter().map(|host| (host.id, "host".to_owned()))).collect()
+        let host = self.surroundings.host.iter().map(|host| (host.id, "host".to_owned()));
+        let intent = self.intent();
+        let has_tunnel = |name: &str| intent.networks.get(name).is_some_and(|n| n.object.vni.is_some());
+        let networks = self.networks.iter().filter(|(name, _)| has_tunnel(name));
+        let tunnels = networks
+            .map(|(name, id)| (compile::overlay::tunnel(&self.limits, *id), format!("tunnel of {name}")));
+        uplinks.chain(host).chain(tunnels).collect()
     }
 
     /// Returns what all ports are called.
@@ -75,9 +82,7 @@ impl Manager {
 
     /// Returns what people call a port, one of the switch's own included.
     pub(crate) fn called_port(&self, id: PortId) -> Option<String> {
-        let uplink =
-            || self.surroundings.uplinks.iter().find(|uplink| uplink.id == id).map(|u| u.name.as_str());
-        let host = || self.surroundings.host.as_ref().filter(|host| host.id == id).map(|_| "host");
-        self.port_name(id).or_else(uplink).or_else(host).map(str::to_owned)
+        let own = || self.outer_ports().into_iter().find(|(other, _)| *other == id).map(|(_, name)| name);
+        self.port_name(id).map(str::to_owned).or_else(own)
     }
 }

@@ -1,16 +1,19 @@
 //! What users are shown of other hosts and of what is behind them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use config::api::{ObjectState, PeerOrigin, PeerView, RemoteView};
 use config::{Object, OverlayPeer, Owner, PeerMode, Remote};
 use packet::{NetworkId, VtepId};
 use pipeline::tables::{VtepKey, VtepKind};
+use pipeline::{OVERHEAD_V4, OVERHEAD_V6};
 
 use super::Manager;
 use super::object_views::{Shown, state};
 use crate::compile::Overlay;
 use crate::compile::overlay::{locals, way};
+use crate::doctor::mtu::{Question, Way};
 use crate::intent::Owned;
 
 impl Manager {
@@ -42,6 +45,33 @@ impl Manager {
             return Err(format!("{next} at {} has not been asked for, or does not answer", device.name));
         }
         Ok((own, device.name.clone()))
+    }
+
+    /// Returns what `vsctl doctor mtu` finds out: one question a host that is reached by tunnel.
+    pub fn mtu_questions(&self) -> Vec<Question> {
+        let intent = &self.saved.intent;
+        let mut ends: BTreeMap<IpAddr, BTreeSet<Option<NetworkId>>> = BTreeMap::new();
+        self.crew.tables().vteps.for_each(|vtep| {
+            ends.entry(vtep.key.address.ip()).or_default().insert(vtep.key.network);
+        });
+        let question = |(peer, of): (IpAddr, BTreeSet<Option<NetworkId>>)| {
+            let takes_part =
+                |name: &str| of.contains(&None) || of.contains(&self.networks.get(name).copied());
+            let networks = intent.networks.values().map(|network| &network.object);
+            let networks = networks.filter(|n| n.vni.is_some() && takes_part(&n.name)).map(|network| {
+                let mtu = self.resolved(intent, network).mtu.bytes();
+                (network.name.clone(), mtu.into())
+            });
+            let way = self.way_to(peer).and_then(|(local, device)| {
+                let uplink = self.surroundings.uplinks.iter().find(|uplink| uplink.name == device);
+                let uplink = uplink.ok_or_else(|| format!("{device} has gone"))?;
+                Ok(Way { local, mtu: uplink.mtu, shared: uplink.is_shared(), device })
+            });
+            let overhead = if peer.is_ipv4() { OVERHEAD_V4 } else { OVERHEAD_V6 };
+            let overhead = u32::try_from(overhead).expect("50 or 70");
+            Question { peer, way, overhead, networks: networks.collect() }
+        };
+        ends.into_iter().map(question).collect()
     }
 
     fn endpoint(&self, network: Option<NetworkId>, address: IpAddr) -> Option<VtepId> {
