@@ -72,9 +72,14 @@ pub fn kind(port: &Port) -> PortKind {
     }
 }
 
-/// Returns the MAC of the far end.
-pub fn far_mac(port: &Port) -> MacAddr {
-    port.mac.unwrap_or_else(|| made_mac("port", &port.name))
+/// Returns the MAC of the far end: as given, or made from the port's name. In a network of several hosts, where ports of
+/// different hosts may be called alike, its first address is part of it, which is nobody else's.
+pub fn far_mac(port: &Port, network: &Network) -> MacAddr {
+    let made = || match port.addresses.first() {
+        Some(address) if network.vni.is_some() => made_mac("port", &format!("{} {address}", port.name)),
+        _ => made_mac("port", &port.name),
+    };
+    port.mac.unwrap_or_else(made)
 }
 
 /// Returns how the far end is to look.
@@ -96,7 +101,7 @@ pub fn far_end(port: &Port, network: &Network) -> FarEnd {
     }
     FarEnd {
         ifname: port.interface_name(),
-        mac: far_mac(port),
+        mac: far_mac(port, network),
         mtu: u32::from(mtu(port, network)),
         addresses,
         gateways,
@@ -244,6 +249,18 @@ mod tests {
         assert_eq!(far.addresses, ["10.1.0.9/24".parse().expect("a prefix")]);
         assert_eq!(far.gateways, ["10.1.0.1".parse::<std::net::IpAddr>().expect("an address")]);
         assert_eq!((far.ifname.as_str(), far.mtu, far.mac), ("eth0", 1500, made_mac("port", "c")));
+    }
+
+    #[test]
+    fn ports_of_the_same_name_on_two_hosts_have_different_macs() {
+        let port = |address: &str| Port {
+            addresses: vec![address.parse().expect("an address")],
+            ..Port::new("web", "n")
+        };
+        let (a, b) = (port("10.1.0.9"), port("10.1.0.10"));
+        let shared = Network { vni: Some(101), ..network() };
+        assert_ne!(far_mac(&a, &shared), far_mac(&b, &shared));
+        assert_eq!(far_mac(&a, &network()), far_mac(&b, &network()));
     }
 
     #[test]

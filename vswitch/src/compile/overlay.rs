@@ -47,8 +47,25 @@ impl<'i> Overlay<'i> {
 
     /// Returns the addresses of the other hosts that are reached by tunnel.
     pub fn ends(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        let peers = self.peers.iter().filter(|peer| peer.mode == PeerMode::Vxlan).map(|peer| peer.address);
-        peers.chain(self.remotes.iter().map(|remote| remote.vtep))
+        self.ends_of(None)
+    }
+
+    /// Returns those that take part in one network, or in any.
+    fn ends_of<'a>(&'a self, network: Option<&'a str>) -> impl Iterator<Item = IpAddr> + 'a {
+        let is_meant = move |of: Option<&str>| network.is_none() || of.is_none() || of == network;
+        let peers = self.peers.iter().filter(|peer| peer.mode == PeerMode::Vxlan);
+        let peers = peers.filter(move |peer| is_meant(peer.network.as_deref())).map(|peer| peer.address);
+        let remotes = self.remotes.iter().filter(move |remote| is_meant(Some(&remote.network)));
+        peers.chain(remotes.map(|remote| remote.vtep))
+    }
+
+    /// Says of which families the underlay of a network is: IPv4, IPv6. Without peers it is that of our own ends.
+    fn families(&self, network: &str) -> (bool, bool) {
+        let mut ends: Vec<IpAddr> = self.ends_of(Some(network)).collect();
+        if ends.is_empty() {
+            ends.clone_from(&self.settings.local);
+        }
+        (ends.iter().any(IpAddr::is_ipv4) || ends.is_empty(), ends.iter().any(IpAddr::is_ipv6))
     }
 
     /// Returns the peers that are routers for what is behind them.
@@ -61,7 +78,7 @@ impl<'i> Overlay<'i> {
         if network.vni.is_none() || network.mtu != Mtu::Auto {
             return network.mtu.bytes();
         }
-        let mtu = self.tunnel_mtu(underlay).clamp(LEAST_MTU, u16::MAX.into());
+        let mtu = self.tunnel_mtu(network, underlay).clamp(LEAST_MTU, u16::MAX.into());
         u16::try_from(mtu).expect("clamped")
     }
 
@@ -70,9 +87,8 @@ impl<'i> Overlay<'i> {
         Network { mtu: Mtu::Bytes(self.network_mtu(network, underlay)), ..network.clone() }
     }
 
-    fn tunnel_mtu(&self, underlay: Option<u32>) -> u32 {
-        let mut families = self.ends().chain(self.settings.local.iter().copied());
-        let v6 = families.any(|address| address.is_ipv6());
+    fn tunnel_mtu(&self, network: &Network, underlay: Option<u32>) -> u32 {
+        let (_, v6) = self.families(&network.name);
         mtu_within(underlay.unwrap_or(USUAL_MTU), v6)
     }
 }
@@ -158,13 +174,15 @@ pub(super) fn info(plan: &Plan<'_>) -> Option<OverlayInfo> {
 
 /// Returns the tunnels of the networks that have an identifier.
 pub(super) fn ports<'p>(plan: &'p Plan<'_>) -> impl Iterator<Item = (PortId, PortInfo)> + 'p {
-    let own = locals(&plan.overlay, plan.surroundings).first().copied().map(router_mac);
+    let locals = locals(&plan.overlay, plan.surroundings);
     let settings = plan.overlay.settings;
-    let mtu = plan.overlay.tunnel_mtu(plan.surroundings.underlay_mtu);
     plan.networks.iter().filter_map(move |(id, network)| {
+        // Peers know us by our address of their family.
+        let (v4, _) = plan.overlay.families(&network.name);
+        let own = locals.iter().find(|local| local.is_ipv4() == v4).or(locals.first());
         let info = PortInfo {
-            mtu,
-            router_mac: own,
+            mtu: plan.overlay.tunnel_mtu(network, plan.surroundings.underlay_mtu),
+            router_mac: own.copied().map(router_mac),
             tunnel: Some(TunnelInfo {
                 vni: Vni(network.vni?),
                 udp_port: network.vxlan_port.unwrap_or(settings.port),

@@ -58,7 +58,7 @@ impl Manager {
             port.name.clone(),
             Attached {
                 id,
-                mac: plug::far_mac(port),
+                mac: plug::far_mac(port, network),
                 plugged,
                 mode: opened.mode,
                 notes,
@@ -80,7 +80,7 @@ impl Manager {
     pub(super) async fn adjust(&mut self, port: &Port, network: &Network) -> Result<(), plug::Error> {
         let Some(attached) = self.ports.get_mut(&port.name) else { return Ok(()) };
         attached.plugged = plug::adjust(&self.devices, port, network, &attached.plugged).await?;
-        attached.mac = plug::far_mac(port);
+        attached.mac = plug::far_mac(port, network);
         Ok(())
     }
 

@@ -125,10 +125,14 @@ impl Manager {
         }
     }
 
-    /// Disables the port where a probe came back.
+    /// Disables the port where a probe came back, or the one that sent it when it came back by another host.
     pub(super) fn loop_seen(&mut self, network: NetworkId, sent_by: PortId, seen_at: PortId) {
-        let Some(name) = self.port_name(seen_at).map(str::to_owned) else { return };
-        let other = self.port_name(sent_by).unwrap_or("?").to_owned();
+        let (place, other) = match self.port_name(seen_at) {
+            Some(_) => (seen_at, sent_by),
+            None => (sent_by, seen_at),
+        };
+        let Some(name) = self.port_name(place).map(str::to_owned) else { return };
+        let other = self.called_port(other).unwrap_or_else(|| "?".to_owned());
         let network = self.network_name(network).unwrap_or("?").to_owned();
         // The probe of a port that is disabled already may still be on its way.
         if self
@@ -140,10 +144,14 @@ impl Manager {
         }
         let now = Instant::now();
         let length = self.loops.sentence(&name, now);
-        let reason = format!(
-            "loop: what port {other} of network {network} sends comes back here; enabled again after {} s",
-            length.as_secs()
-        );
+        let seconds = length.as_secs();
+        let reason = if place == seen_at {
+            format!(
+                "loop: what port {other} of network {network} sends comes back here; enabled again after {seconds} s"
+            )
+        } else {
+            format!("loop: what it sends comes back by the {other}; enabled again after {seconds} s")
+        };
         self.journal.note("port_disabled", format!("port {name}"), reason.clone());
         if let Some(attached) = self.ports.get_mut(&name) {
             attached.condition = Condition::Disabled { reason, until: now + length };

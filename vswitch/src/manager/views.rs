@@ -101,7 +101,7 @@ impl Manager {
         let config = owned.object.clone();
         let network = self.saved.intent.networks.get(&config.network);
         let network = network.map(|network| self.resolved(&self.saved.intent, &network.object));
-        let mtu = network.map_or(0, |network| crate::compile::mtu(&config, &network));
+        let mtu = network.as_ref().map_or(0, |network| crate::compile::mtu(&config, network));
         let mut view = PortView {
             id: None,
             owner: owned.owner,
@@ -112,7 +112,7 @@ impl Manager {
             notes: Vec::new(),
             device: String::new(),
             peer: String::new(),
-            mac: Some(plug::far_mac(&config)),
+            mac: network.as_ref().map(|network| plug::far_mac(&config, network)),
             mtu,
             workers: Vec::new(),
             counters: PortCounters::default(),

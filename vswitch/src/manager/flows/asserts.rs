@@ -43,7 +43,9 @@ impl Manager {
         for (name, owned) in &next.ports {
             let known = self.ports.get(name).map(|attached| attached.id);
             let Some(id) = known.or_else(|| free.find(|id| !used.contains(id))) else { break };
-            members.push(Member { id, port: &owned.object, mac: plug::far_mac(&owned.object), up: true });
+            let port = &owned.object;
+            let Some(network) = next.networks.get(&port.network) else { continue };
+            members.push(Member { id, port, mac: plug::far_mac(port, &network.object), up: true });
         }
         let plan = plan_of(next, &networks, members.clone(), &self.limits, &self.surroundings);
         let (snapshot, _) = Compiler::new().compile(&plan);
