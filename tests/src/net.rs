@@ -12,6 +12,7 @@
 mod api;
 mod frames;
 pub mod outside;
+pub mod overlay;
 mod process;
 mod service;
 mod space;
@@ -53,7 +54,7 @@ pub struct Net {
     spaces: Mutex<BTreeMap<String, Arc<Space>>>,
     daemon: Option<Running>,
     starts: u32,
-    _turn: MutexGuard<'static, ()>,
+    _turn: Option<MutexGuard<'static, ()>>,
 }
 
 impl Net {
@@ -62,6 +63,15 @@ impl Net {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         assert!(nix::unistd::geteuid().is_root(), "this test makes network namespaces and needs root");
         space::remove_leftovers(PREFIX);
+        Self::of_turn(Some(turn))
+    }
+
+    /// Makes another host, with a switch and namespaces of its own, within this one's turn: it goes first.
+    pub fn beside(&self) -> Self {
+        Self::of_turn(None)
+    }
+
+    fn of_turn(turn: Option<MutexGuard<'static, ()>>) -> Self {
         let tag = format!("{PREFIX}{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let directory = std::env::temp_dir().join(&tag);
         std::fs::create_dir_all(&directory).expect("the directory for temporary files can be written");
