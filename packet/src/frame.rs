@@ -7,6 +7,7 @@
 //! [`FramePool`](crate::FramePool). Debug builds panic when one is dropped instead, which is how tests find
 //! a leak at the line that made it.
 
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::slice;
 
@@ -215,6 +216,23 @@ impl Frame {
         if self.flags & (CHECKSUM_PARTIAL | GSO_MASK) != 0 {
             self.shift_offload(-i32::from(count16));
         }
+        Some(())
+    }
+
+    /// Leaves of a frame what is in it from `inner.start` to `inner.end`: it came out of the tunnel of `vtep`. `None`, and nothing
+    /// changed, when the frame is shorter, or its device left something to do.
+    #[inline(always)]
+    #[must_use = "None means that nothing was removed"]
+    pub fn uncover(&mut self, inner: Range<usize>, vtep: VtepId) -> Option<()> {
+        let (start, end) = (u16::try_from(inner.start).ok()?, u32::try_from(inner.end).ok()?);
+        let len = end.checked_sub(u32::from(start))?;
+        if end > self.len || self.flags & (CHECKSUM_PARTIAL | GSO_MASK) != 0 {
+            return None;
+        }
+        self.start = self.start.checked_add(start)?;
+        self.len = len;
+        self.flags = self.flags & !TUNNEL | VTEP;
+        self.cut = Cut::new(0, 0, 0, vtep.get());
         Some(())
     }
 

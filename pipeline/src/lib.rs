@@ -89,6 +89,7 @@ use flow_cache::routed::{Key4, Key6, RoutedCache};
 use held::Held;
 use hit::{Run, Undecided, Why};
 use overlay::encap::Templates;
+use overlay::known::Known;
 use parse::Flow;
 use slow::Death;
 use tables::{Fragments, NeighborKey, Target};
@@ -154,6 +155,8 @@ pub struct Pipeline {
     questions: Vec<(NeighborKey, Option<Target>)>,
     /// What goes before packets to other hosts.
     templates: Templates,
+    /// Where packets from other hosts come from.
+    known: Known,
     events: Events,
     drop_log: Option<DropLog>,
     /// The rule that decided last, and how often since that was counted where all workers count.
@@ -178,6 +181,7 @@ impl Pipeline {
             segments: Vec::with_capacity(MAX_SEGMENTS),
             vteps: Vec::with_capacity(tables.limits().vteps),
             templates: Templates::new(tables.limits().vteps),
+            known: Known::new(tables.limits().vteps),
             questions: Vec::with_capacity(256),
             events: Events::new(),
             drop_log: None,
@@ -191,6 +195,7 @@ impl Pipeline {
     /// Takes another version of the configuration, between two turns, and returns the one before, which the
     /// caller sends to the manager to be dropped there.
     pub fn adopt(&mut self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
+        self.known.adopt();
         std::mem::replace(&mut self.snapshot, snapshot)
     }
 

@@ -11,7 +11,7 @@
 //! the stages -> tunnel's port, endpoint -> pack: template of the endpoint, lengths, identifier -> uplink
 //! ```
 //!
-//! What was decided about such a flow is kept as any other's is, and its packets are packed where they are found ([`away`]).
+//! What was decided about such a flow is kept as any other's is, and its packets are packed where they are found ([`away`]), as those from other hosts are opened by headers that are known ([`known`]).
 //!
 //! What is flooded into a tunnel goes to each endpoint of the network in a copy of its own; what came from a
 //! tunnel goes into none, since its sender has done that. Packets between networks are routed at their source host and
@@ -25,6 +25,7 @@
 pub(crate) mod away;
 pub(crate) mod encap;
 mod hash;
+pub(crate) mod known;
 pub(crate) mod open;
 pub(crate) mod outer;
 mod pack;

@@ -262,14 +262,16 @@ impl Pipeline {
             let parser = Parser { bridged: cache.reader(), routed4, routed6, from, concern, routed };
             let mut bytes = 0;
             if ingress.is_tunnel {
-                aims = true;
-                let bridges = ingress.only_bridges();
-                for (frame, flow) in these.iter().zip(places) {
-                    bytes += frame.len() as u64;
-                    let vtep = VtepId::raw(frame.vtep());
-                    match bridges {
-                        true => parser.bridged(frame.bytes(), vtep, flow),
-                        false => parser.any::<true>(frame.bytes(), vtep, flow),
+                if ingress.only_bridges() {
+                    for (frame, flow) in these.iter().zip(places) {
+                        bytes += frame.len() as u64;
+                        parser.bridged(frame.bytes(), VtepId::raw(frame.vtep()), flow);
+                    }
+                } else {
+                    aims = true;
+                    for (frame, flow) in these.iter().zip(places) {
+                        bytes += frame.len() as u64;
+                        parser.any::<true>(frame.bytes(), VtepId::raw(frame.vtep()), flow);
                     }
                 }
             } else if ingress.only_bridges() {

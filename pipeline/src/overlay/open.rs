@@ -1,35 +1,16 @@
 //! Opens what comes from other hosts.
 //!
-//! Before the keys of a batch are made, frames from the underlay's ports that are the overlay's lose their outer headers, and
-//! came by the tunnel's port from then on. What cannot be opened so, or must not, goes its way as it is: the slow path
-//! learns endpoints and cuts what arrived as one, and the stage `decap` says why the rest dies.
+//! Before the keys of a batch are made (`known.rs`), frames from the underlay's ports that are the overlay's lose their outer
+//! headers, and came by the tunnel's port from then on. What cannot be opened so, or must not, goes its way as it is: the
+//! slow path, here, learns endpoints and cuts what arrived as one, and the stage `decap` says why the rest dies.
 
-use packet::{Batch, Frame, PortId, VtepId};
+use packet::{Frame, PortId, VtepId};
 
 use super::outer::{self, Fate, Outer};
 use crate::parse::Flow;
 use crate::{DropReason, Pipeline, Turn};
 
 impl Pipeline {
-    /// Opens the frames of a batch. Both ports count them.
-    pub(crate) fn open(&mut self, batch: &mut Batch) {
-        let Self { snapshot, tables, worker, .. } = self;
-        let counters = tables.counters(*worker);
-        let (frames, from) = batch.parts_mut();
-        for (frame, from) in frames.iter_mut().zip(from) {
-            if !snapshot.ingress(*from).is_underlay {
-                continue;
-            }
-            let len = frame.len() as u64;
-            if let Fate::Open { to, vtep, outer, tos } = outer::fate(frame, snapshot, tables) {
-                outer::strip(frame, &outer, tos, vtep);
-                counters.port(*from).rx_frames.add(1);
-                counters.port(*from).rx_bytes.add(len);
-                *from = to;
-            }
-        }
-    }
-
     /// Opens a frame that the first pass left as it was, and has what is in it decided. Returns a frame that is not to be
     /// opened.
     pub(crate) fn open_late(&mut self, frame: Frame, from: PortId, turn: &mut Turn<'_>) -> Option<Frame> {

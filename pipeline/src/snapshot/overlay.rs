@@ -94,6 +94,8 @@ pub(crate) struct Overlay {
     pub(crate) generation: u32,
     /// The UDP ports that tunnels use.
     udp_ports: Vec<u16>,
+    /// A bit for each, several of which may have one. PERF: most packets need not be compared with the list (benches/overlay).
+    some_ports: u64,
     /// Which port is the tunnel of which identifier: open addressing, half full at most. A word is UDP port (16 bits),
     /// identifier (24), and port (16); 0 is free.
     tunnels: Box<[u64]>,
@@ -107,11 +109,17 @@ impl Overlay {
     ) -> Self {
         let tunnels: Vec<_> = ports.filter_map(|(id, port)| Some((id, port.tunnel?))).collect();
         let size = (2 * tunnels.len()).next_power_of_two().max(2);
-        let mut overlay =
-            Self { info, generation, udp_ports: Vec::new(), tunnels: vec![0; size].into_boxed_slice() };
+        let mut overlay = Self {
+            info,
+            generation,
+            udp_ports: Vec::new(),
+            some_ports: 0,
+            tunnels: vec![0; size].into_boxed_slice(),
+        };
         for (id, TunnelInfo { vni, udp_port, .. }) in tunnels {
             if !overlay.udp_ports.contains(&udp_port) {
                 overlay.udp_ports.push(udp_port);
+                overlay.some_ports |= bit(udp_port);
             }
             let key = key(udp_port, vni);
             let mut at = overlay.place(key);
@@ -142,9 +150,9 @@ impl Overlay {
     }
 
     /// Says whether packets to that UDP port may be the overlay's.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn listens_on(&self, udp_port: u16) -> bool {
-        self.udp_ports.contains(&udp_port)
+        self.some_ports & bit(udp_port) != 0 && self.udp_ports.contains(&udp_port)
     }
 
     /// Says whether an address is one of ours.
@@ -158,6 +166,11 @@ impl Overlay {
         // The identifiers are configured: no one picks them so that they collide.
         (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize & self.tunnels.len().wrapping_sub(1)
     }
+}
+
+#[inline(always)]
+fn bit(udp_port: u16) -> u64 {
+    1 << ((udp_port ^ udp_port >> 6) & 63)
 }
 
 #[inline]

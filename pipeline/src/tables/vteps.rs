@@ -8,7 +8,7 @@
 //!
 //! Looking an address up takes no lock (the index of the neighbour table); whatever changes the table, and the list of
 //! those that a flooded frame goes to, takes one. Workers keep what they know of an endpoint under its number, so a number
-//! rests for [`REST`] before another endpoint gets it, and the [`epoch`](Vteps::epoch) tells workers that endpoints went.
+//! rests for [`REST`] before another endpoint gets it, and the [`epoch`](Vteps::epoch) tells workers that endpoints came or went.
 //!
 //! Capacity: fixed. A network learns as many as its limit says, and those behind which no station was learned for
 //! [`UNUSED_FOR`] go. When the table is full, or the limit is reached, a new one is refused, and its packets are dropped
@@ -117,7 +117,7 @@ impl Vteps {
         self.lock().entries.len()
     }
 
-    /// Returns a number that grows whenever an endpoint goes: what was found before may not hold any more.
+    /// Returns a number that grows whenever an endpoint goes or is fixed: what was found before may not hold any more.
     #[inline]
     pub fn epoch(&self) -> u32 {
         self.epoch.load(Ordering::Acquire)
@@ -162,7 +162,9 @@ impl Vteps {
                 self.free(&mut state, slot, now);
             }
         }
-        self.add(&mut state, key, VtepKind::Fixed, now)
+        let id = self.add(&mut state, key, VtepKind::Fixed, now)?;
+        self.epoch.fetch_add(1, Ordering::Release);
+        Some(id)
     }
 
     /// Returns the endpoint that has an address, and learns it if need be for a network that may have learned `limit`.
