@@ -222,6 +222,8 @@ impl Pipeline {
         self.counters().ledger.cache_entries.set(0);
         self.routed4.clear(&self.tables.connections, now);
         self.routed6.clear(&self.tables.connections, now);
+        self.known.adopt();
+        self.templates.clear();
     }
 
     /// Takes the oldest event, if there is one.

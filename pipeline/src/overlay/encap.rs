@@ -260,6 +260,11 @@ impl Templates {
         Self(vec![Template::EMPTY; vteps + 1].into_boxed_slice())
     }
 
+    /// Forgets all.
+    pub(crate) fn clear(&mut self) {
+        self.0.fill(Template::EMPTY);
+    }
+
     /// Returns the generation under which templates are good now.
     #[inline]
     pub(crate) fn generation(snapshot: &Snapshot, tables: &Tables) -> u32 {

@@ -4,6 +4,7 @@ mod drops;
 mod offload;
 mod outer;
 mod routed;
+mod same;
 
 use std::time::Duration;
 
