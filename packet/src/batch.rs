@@ -131,6 +131,11 @@ impl FrameQueue {
         self.frames.front()
     }
 
+    /// Returns the frames in order, to be read.
+    pub fn iter(&self) -> vec_deque::Iter<'_, Frame> {
+        self.frames.iter()
+    }
+
     /// Returns the frames in order.
     pub fn iter_mut(&mut self) -> vec_deque::IterMut<'_, Frame> {
         self.frames.iter_mut()

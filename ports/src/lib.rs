@@ -20,6 +20,7 @@ pub mod bare;
 mod bpf;
 pub mod ethtool;
 pub mod finish;
+mod join;
 mod landing;
 pub mod memory;
 pub mod pcap;
@@ -131,6 +132,8 @@ pub struct Stats {
     pub tx_errors: u64,
     /// Large frames cut in software before they were handed to the device.
     pub tx_segmented: u64,
+    /// Packets that were handed to the device as parts of a larger one.
+    pub tx_joined: u64,
     /// Checksums finished in software before the frame was handed to the device.
     pub tx_checksummed: u64,
     /// System calls that moved or announced frames.

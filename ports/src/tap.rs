@@ -3,7 +3,8 @@
 //! With `IFF_VNET_HDR` the kernel hands large frames and partial checksums through whole, both ways, and with
 //! Linux 6.17 those inside UDP tunnels too; older kernels take over less, which is probed when the device is
 //! opened, and what is missing is done in software (`finish`). A tap moves one frame a system call: the kernel
-//! has no batch for it. Small frames are not copied on arrival (`landing`).
+//! has no batch for it, but small packets of one connection in a row are written as one (`join`). Small frames are not
+//! copied on arrival (`landing`).
 //!
 //! The device is made in (or, when persistent, found in) the namespace of the thread that opens it, and may be
 //! moved afterwards: the descriptor stays with it. A persistent device outlives the port and is opened again
@@ -18,6 +19,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use packet::{Frame, FramePool, FrameQueue};
 
 use crate::finish::{Can, Next, Pieces};
+use crate::join::{self, Head};
 use crate::landing::Landing;
 use crate::{Error, Health, Opened, Port, Stats, sys, vnet};
 
@@ -56,6 +58,7 @@ struct Device {
     file: OwnedFd,
     header_len: usize,
     can: Can,
+    head: Head,
     health: Cell<Health>,
     stats: Stats,
 }
@@ -104,7 +107,7 @@ pub fn open(port: &str, device: &str, queues: u16, persist: bool) -> Result<Open
     };
     let queues = files.into_iter().map(|file| {
         let health = Cell::new(Health::Down);
-        let device = Device { file, header_len, can, health, stats: Stats::default() };
+        let device = Device { file, header_len, can, head: Head::default(), health, stats: Stats::default() };
         Port::Tap(Tap { device, header_len, pieces: Pieces::default() })
     });
     Ok(Opened { queues: queues.collect(), mode: mode.to_owned(), notes })
@@ -284,35 +287,70 @@ impl Device {
     /// frame must be cut (`Next::Cut`).
     #[inline]
     fn transmit(&mut self, queue: &mut FrameQueue, pool: &mut FramePool) -> Option<Next> {
-        while let Some(mut frame) = queue.pop() {
-            match self.can.prepare(&mut frame, &mut self.stats) {
-                Next::Send => {}
-                Next::Cut => {
-                    queue.unpop(frame);
+        // So many in front are prepared.
+        let mut ready = 0;
+        while !queue.is_empty() {
+            if ready == 0 {
+                let mut next = Next::Send;
+                for frame in queue.iter_mut().take(join::MOST) {
+                    next = self.can.prepare(frame, &mut self.stats);
+                    if next != Next::Send {
+                        break;
+                    }
+                    ready += 1;
+                }
+                if ready == 0 && next == Next::Cut {
                     return Some(Next::Cut);
                 }
-                Next::Drop => {
+                if ready == 0 {
                     self.stats.tx_errors += 1;
-                    pool.free(frame);
+                    queue.drain(1).for_each(|frame| pool.free(frame));
                     continue;
                 }
             }
-            match self.write(&mut frame) {
+            let count = join::count(&self.can, queue.iter().take(ready));
+            let written = if count == 1 {
+                queue.iter_mut().next().map_or(Ok(0), |frame| self.write(frame))
+            } else {
+                self.write_joined(queue.iter_mut().take(count))
+            };
+            match written {
                 Ok(_) => {
-                    self.stats.tx_frames += 1;
-                    self.stats.tx_bytes += frame.len() as u64;
+                    self.stats.tx_joined += if count > 1 { count as u64 } else { 0 };
+                    for frame in queue.drain(count) {
+                        self.stats.tx_frames += 1;
+                        self.stats.tx_bytes += frame.len() as u64;
+                        pool.free(frame);
+                    }
                 }
                 Err(error) => match error.raw_os_error() {
-                    Some(libc::EAGAIN | libc::EINTR) => {
-                        queue.unpop(frame);
-                        return Some(Next::Send);
-                    }
-                    _ => self.failed_to_send(&error, queue, pool),
+                    Some(libc::EAGAIN | libc::EINTR) => return Some(Next::Send),
+                    _ => self.failed_to_send(&error, count, queue, pool),
                 },
             }
-            pool.free(frame);
+            ready -= count;
         }
         None
+    }
+
+    /// Writes frames as one.
+    fn write_joined<'a>(&mut self, frames: impl Iterator<Item = &'a mut Frame>) -> io::Result<usize> {
+        let mut pieces = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; 1 + join::MOST];
+        let mut count: libc::c_int = 1;
+        for (frame, piece) in frames.zip(&mut pieces[1..]) {
+            if count == 1 {
+                self.head.start(self.header_len, frame);
+            }
+            let start = self.head.add(frame);
+            let bytes = &mut frame.bytes_mut()[start..];
+            *piece = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+            count += 1;
+        }
+        let head = self.head.finish();
+        pieces[0] = libc::iovec { iov_base: head.as_mut_ptr().cast(), iov_len: head.len() };
+        self.stats.syscalls += 1;
+        // SAFETY: the first `count` pieces are slices.
+        sys::check(unsafe { libc::writev(self.file.as_raw_fd(), pieces.as_ptr(), count) })
     }
 
     #[inline]
@@ -338,20 +376,28 @@ impl Device {
         sys::check(unsafe { libc::writev(self.file.as_raw_fd(), pieces.as_ptr(), 2) })
     }
 
-    /// Counts what an error of a write means; the frame itself is dropped by the caller.
+    /// Counts what an error of a write of the first `count` frames means, and drops them.
     #[cold]
-    fn failed_to_send(&mut self, error: &io::Error, queue: &mut FrameQueue, pool: &mut FramePool) {
-        self.stats.tx_errors += 1;
+    fn failed_to_send(
+        &mut self,
+        error: &io::Error,
+        count: usize,
+        queue: &mut FrameQueue,
+        pool: &mut FramePool,
+    ) {
         let health = match error.raw_os_error() {
-            Some(libc::EIO) => Health::Down,
-            Some(libc::EBADFD | libc::ENODEV) => Health::Gone,
+            Some(libc::EIO) => Some(Health::Down),
+            Some(libc::EBADFD | libc::ENODEV) => Some(Health::Gone),
             // About this frame: no memory for it, or the kernel finds the header wrong.
-            _ => return,
+            _ => None,
         };
-        self.health.set(health);
-        // None of them can leave, and they would be stale when the device comes back.
-        self.stats.tx_errors += queue.len() as u64;
-        queue.drain(queue.len()).for_each(|frame| pool.free(frame));
+        // Of a device that is down none can leave, and they would be stale when it comes back.
+        let count = if health.is_some() { queue.len() } else { count };
+        if let Some(health) = health {
+            self.health.set(health);
+        }
+        self.stats.tx_errors += count as u64;
+        queue.drain(count).for_each(|frame| pool.free(frame));
     }
 
     /// Asks the kernel what has become of the device.

@@ -2,8 +2,8 @@
 //!
 //! `PACKET_VNET_HDR` passes large frames and partial checksums both ways, so bulk TCP crosses as it crosses a
 //! kernel bridge; `PACKET_AUXDATA` brings the VLAN tag that the kernel keeps beside the packet, and it is put
-//! back where it belongs. Frames travel up to 64 a system call (`batch`), and small ones are not copied on
-//! arrival (`landing`).
+//! back where it belongs. Frames travel up to 64 a system call (`batch`), small packets of one connection in a row
+//! as one (`join`), and small ones are not copied on arrival (`landing`).
 //!
 //! The socket sees a frame before the host's stack, which sees it too: the device must live where nobody
 //! listens (a namespace of the switch's own with a drop at tc ingress). It does not see what it sent itself.
@@ -277,8 +277,9 @@ impl Device {
     #[inline]
     fn send(&mut self, queue: &mut FrameQueue, ready: usize, pool: &mut FramePool) -> bool {
         self.stats.syscalls += 1;
-        match self.sender.send(self.socket.as_fd(), queue.iter_mut().take(ready)) {
-            Ok(sent) => {
+        match self.sender.send(self.socket.as_fd(), &self.can, queue, ready) {
+            Ok((sent, joined)) => {
+                self.stats.tx_joined += joined as u64;
                 for frame in queue.drain(sent) {
                     self.stats.tx_frames += 1;
                     self.stats.tx_bytes += frame.len() as u64;
@@ -286,13 +287,20 @@ impl Device {
                 }
                 true
             }
-            Err(error) => self.failed_to_send(&error, queue, pool),
+            Err((error, first)) => self.failed_to_send(&error, first, queue, pool),
         }
     }
 
-    /// Does with the first frame of `queue` what an error of `sendmmsg` means, and says whether to go on.
+    /// Does with the `first` frames of `queue`, one or joined ones, what an error of `sendmmsg` means, and says whether to
+    /// go on.
     #[cold]
-    fn failed_to_send(&mut self, error: &io::Error, queue: &mut FrameQueue, pool: &mut FramePool) -> bool {
+    fn failed_to_send(
+        &mut self,
+        error: &io::Error,
+        first: usize,
+        queue: &mut FrameQueue,
+        pool: &mut FramePool,
+    ) -> bool {
         let dropped = match error.raw_os_error() {
             // The socket's send buffer is full: the frames wait.
             Some(libc::EAGAIN | libc::EINTR) => return false,
@@ -303,7 +311,7 @@ impl Device {
             }
             // ENOBUFS: the kernel took the frame and dropped it (no carrier, or the device's queue is full).
             // Anything else is about this frame: longer than the MTU, shorter than an Ethernet header.
-            _ => 1,
+            _ => first,
         };
         if error.raw_os_error() == Some(libc::ENOBUFS) && self.health.get() == Health::Up {
             self.health.set(self.look());

@@ -326,6 +326,18 @@ pub fn encode(frame: &Frame, header: &mut [u8]) {
     }
 }
 
+/// Writes the header of a large frame of plain TCP: where its TCP header is, where its payload, and how much of that is a
+/// packet's.
+pub(crate) fn encode_tcp(kind: GsoKind, [l4, header_len, size]: [u16; 3], header: &mut [u8]) {
+    header.fill(0);
+    header[FLAGS] = NEEDS_CSUM;
+    header[GSO_TYPE] = if kind == GsoKind::Tcp6 { GSO_TCPV6 } else { GSO_TCPV4 };
+    put_native(header, HDR_LEN, header_len);
+    put_native(header, GSO_SIZE, size);
+    put_native(header, CSUM_START, l4);
+    put_native(header, CSUM_OFFSET, 16);
+}
+
 fn native(header: &[u8], at: usize) -> u16 {
     u16::from_ne_bytes([header[at], header[at + 1]])
 }

@@ -324,9 +324,11 @@ fn the_kernels_tunnel_is_met_with_offloads_on_and_off() {
                 site.set_offloads(on);
                 site.check(&format!("{way:?}, {name}, offloads {on}"));
             }
-            for port in site.stop().remove(0) {
+            let ports = site.stop().remove(0);
+            for port in &ports {
                 assert_eq!((port.rx_errors, port.tx_errors, port.tx_segmented), (0, 0, 0), "{port:?}");
             }
+            assert!(ports[0].tx_joined > 500, "what came cut is put together again: {:?}", ports[0]);
         }
     }
 }

@@ -453,6 +453,7 @@ fn sum(a: Stats, b: Stats) -> Stats {
         tx_bytes: a.tx_bytes + b.tx_bytes,
         tx_errors: a.tx_errors + b.tx_errors,
         tx_segmented: a.tx_segmented + b.tx_segmented,
+        tx_joined: a.tx_joined + b.tx_joined,
         tx_checksummed: a.tx_checksummed + b.tx_checksummed,
         syscalls: a.syscalls + b.syscalls,
         lent_chunks: a.lent_chunks + b.lent_chunks,

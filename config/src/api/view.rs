@@ -110,6 +110,8 @@ pub struct PortCounters {
     pub tx_errors: u64,
     /// Large frames cut in software.
     pub tx_segmented: u64,
+    /// Small packets that left as parts of a large one.
+    pub tx_joined: u64,
     /// Checksums finished in software.
     pub tx_checksummed: u64,
     /// Came in here and were dropped by the pipeline, all reasons together.

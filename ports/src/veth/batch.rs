@@ -6,8 +6,10 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use packet::{Frame, FramePool};
+use packet::{Frame, FramePool, FrameQueue};
 
+use crate::finish::Can;
+use crate::join::{self, Head};
 use crate::landing::{Landed, Landing};
 use crate::{sys, vnet};
 
@@ -20,6 +22,7 @@ pub(super) const SLOTS: usize = 64;
 pub(super) const TURN_BYTES: usize = 1 << 20;
 /// With no more packets than this expected, fewer slots are prepared.
 const FEW: usize = 4;
+const _: () = assert!(join::MOST <= SLOTS);
 
 /// Room for one `PACKET_AUXDATA` control message, aligned as `cmsghdr` wants it.
 #[derive(Clone, Copy, Debug)]
@@ -168,9 +171,14 @@ fn tag(header: &libc::msghdr, control: &Control) -> Option<(u16, u16)> {
 /// The sending half.
 pub(super) struct Sender {
     messages: Box<[libc::mmsghdr]>,
-    iovecs: Box<[[libc::iovec; 2]]>,
+    /// Two for each frame: a frame alone takes up to two, and joined ones one each and one for their headers.
+    iovecs: Box<[libc::iovec]>,
     /// For frames without headroom.
     headers: Box<[[u8; vnet::LEN]]>,
+    /// For frames that are joined.
+    heads: Box<[Head]>,
+    /// Frames in each message.
+    counts: Box<[u8]>,
 }
 
 // SAFETY: the pointers in the arrays are used only within `send`, which sets them first.
@@ -178,51 +186,105 @@ unsafe impl Send for Sender {}
 
 impl Sender {
     pub(super) fn new() -> Self {
+        // SAFETY: integers and pointers.
+        let iovecs = unsafe { zeroed::<[libc::iovec; 2]>() };
         Self {
             // SAFETY: integers and pointers.
             messages: unsafe { zeroed::<libc::mmsghdr>() },
-            // SAFETY: integers and pointers.
-            iovecs: unsafe { zeroed::<[libc::iovec; 2]>() },
+            iovecs: iovecs.into_iter().flatten().collect(),
             headers: vec![[0; vnet::LEN]; SLOTS].into_boxed_slice(),
+            heads: vec![Head::default(); SLOTS / 2].into_boxed_slice(),
+            counts: vec![0; SLOTS].into_boxed_slice(),
         }
     }
 
-    /// Sends `frames`, at most [`SLOTS`], in one system call and returns how many of them the kernel took.
+    /// Sends the first `ready` frames of `queue`, at most [`SLOTS`], in one system call, and returns how many of them the
+    /// kernel took; and how many of those as parts of a larger one.
     ///
     /// # Errors
-    /// What `sendmmsg` says of the first.
+    /// What `sendmmsg` says of the first, and how many frames that was.
     #[inline]
-    pub(super) fn send<'a>(
+    pub(super) fn send(
         &mut self,
         fd: BorrowedFd<'_>,
-        frames: impl Iterator<Item = &'a mut Frame>,
-    ) -> io::Result<usize> {
-        let mut count: libc::c_uint = 0;
-        for (n, frame) in frames.take(SLOTS).enumerate() {
-            let pieces = &mut self.iovecs[n];
-            if frame.headroom() >= vnet::LEN {
-                let mut header = [0; vnet::LEN];
-                vnet::encode(frame, &mut header);
-                let bytes = frame.with_headroom(vnet::LEN);
-                bytes[..vnet::LEN].copy_from_slice(&header);
-                pieces[0] = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
-                self.messages[n].msg_hdr.msg_iovlen = 1;
+        can: &Can,
+        queue: &mut FrameQueue,
+        ready: usize,
+    ) -> Result<(usize, usize), (io::Error, usize)> {
+        let ready = ready.min(SLOTS);
+        let (mut messages, mut heads, mut pieces, mut at) = (0, 0, 0, 0);
+        while at < ready {
+            let count = join::count(can, queue.iter().skip(at).take(ready - at));
+            let first = pieces;
+            if count == 1 {
+                if let Some(frame) = queue.iter_mut().nth(at) {
+                    pieces += alone(frame, &mut self.iovecs[pieces..], &mut self.headers[messages]);
+                }
             } else {
-                let header = &mut self.headers[n];
-                vnet::encode(frame, header);
-                pieces[0] = libc::iovec { iov_base: header.as_mut_ptr().cast(), iov_len: header.len() };
-                let bytes = frame.bytes_mut();
-                pieces[1] = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
-                self.messages[n].msg_hdr.msg_iovlen = 2;
+                let head = &mut self.heads[heads];
+                heads += 1;
+                pieces += joined(head, queue.iter_mut().skip(at).take(count), &mut self.iovecs[pieces..]);
             }
-            self.messages[n].msg_hdr.msg_iov = pieces.as_mut_ptr();
-            count += 1;
+            let header = &mut self.messages[messages].msg_hdr;
+            header.msg_iov = self.iovecs[first..].as_mut_ptr();
+            header.msg_iovlen = pieces - first;
+            self.counts[messages] = u8::try_from(count).expect("at most SLOTS");
+            messages += 1;
+            at += count;
         }
-        // SAFETY: the first `count` messages point to frames that the caller lends for the call.
+        let count = libc::c_uint::try_from(messages).expect("at most SLOTS");
+        // SAFETY: the first `count` messages point to frames that the caller lends for the call, and to our own arrays.
         let sent =
             unsafe { libc::sendmmsg(fd.as_raw_fd(), self.messages.as_mut_ptr(), count, libc::MSG_DONTWAIT) };
-        sys::check(sent)
+        match sys::check(sent) {
+            Ok(sent) => {
+                let counts = self.counts[..sent].iter().map(|count| usize::from(*count));
+                let joined = counts.clone().filter(|count| *count > 1).sum();
+                Ok((counts.sum(), joined))
+            }
+            Err(error) => Err((error, usize::from(self.counts[0]))),
+        }
     }
+}
+
+/// Points to a frame with its header, and returns how many pieces that takes.
+#[inline]
+fn alone(frame: &mut Frame, pieces: &mut [libc::iovec], spare: &mut [u8; vnet::LEN]) -> usize {
+    if frame.headroom() >= vnet::LEN {
+        let mut header = [0; vnet::LEN];
+        vnet::encode(frame, &mut header);
+        let bytes = frame.with_headroom(vnet::LEN);
+        bytes[..vnet::LEN].copy_from_slice(&header);
+        pieces[0] = piece(bytes);
+        return 1;
+    }
+    vnet::encode(frame, spare);
+    pieces[0] = piece(spare);
+    pieces[1] = piece(frame.bytes_mut());
+    2
+}
+
+/// Points to the headers of joined frames, and to their payloads.
+fn joined<'a>(
+    head: &mut Head,
+    frames: impl Iterator<Item = &'a mut Frame>,
+    pieces: &mut [libc::iovec],
+) -> usize {
+    let mut count = 1;
+    for frame in frames {
+        if count == 1 {
+            head.start(vnet::LEN, frame);
+        }
+        let start = head.add(frame);
+        pieces[count] = piece(&mut frame.bytes_mut()[start..]);
+        count += 1;
+    }
+    pieces[0] = piece(head.finish());
+    count
+}
+
+fn piece(bytes: &mut [u8]) -> libc::iovec {
+    libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() }
 }
 
 impl std::fmt::Debug for Receiver {

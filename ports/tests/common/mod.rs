@@ -305,6 +305,7 @@ pub fn totals(ports: &[Port]) -> Stats {
         total.tx_frames += stats.tx_frames;
         total.tx_errors += stats.tx_errors;
         total.tx_segmented += stats.tx_segmented;
+        total.tx_joined += stats.tx_joined;
         total.tx_checksummed += stats.tx_checksummed;
         total.syscalls += stats.syscalls;
     }

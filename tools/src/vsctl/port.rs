@@ -324,7 +324,10 @@ fn details(port: &PortView) -> String {
             ),
         ),
         ("tx lost", format!("{} errors", c.tx_errors)),
-        ("in software", format!("{} segmented, {} checksummed", c.tx_segmented, c.tx_checksummed)),
+        (
+            "in software",
+            format!("{} segmented, {} joined, {} checksummed", c.tx_segmented, c.tx_joined, c.tx_checksummed),
+        ),
         ("system calls", c.syscalls.to_string()),
         ("lent chunks", c.lent_chunks.to_string()),
     ])

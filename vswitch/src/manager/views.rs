@@ -154,6 +154,7 @@ impl Manager {
             tx_bytes: stats.tx_bytes,
             tx_errors: stats.tx_errors,
             tx_segmented: stats.tx_segmented,
+            tx_joined: stats.tx_joined,
             tx_checksummed: stats.tx_checksummed,
             dropped: counted.drops.iter().sum(),
             syscalls: stats.syscalls,
