@@ -1,6 +1,7 @@
 //! Networks that reach over several hosts: bridged, routed, flooded, refused.
 
 mod drops;
+mod many;
 mod offload;
 mod outer;
 mod routed;

@@ -16,6 +16,10 @@ use tests::traffic::{self, Chance};
 const HOSTS: u8 = 3;
 const PACKETS: usize = 300;
 
+fn host_of(chance: &mut Chance) -> u8 {
+    chance.one(&[0, 1, 2])
+}
+
 struct Twins {
     warm: Cluster,
     cold: Cluster,
@@ -23,7 +27,7 @@ struct Twins {
 }
 
 /// Everybody may speak to everybody, as everywhere else in these tests.
-fn rules() -> Vec<Rule> {
+pub(super) fn rules() -> Vec<Rule> {
     let everybody = |network: packet::NetworkId| {
         Peer::Identities(vec![Identity::network(network), Identity::port(packet::PortId(network.0))])
     };
@@ -59,13 +63,13 @@ fn plan(chance: &mut Chance) -> Plan {
 
 /// A packet from a station: to one of its network, or by the gateway to one of the other.
 fn packet(chance: &mut Chance) -> (u8, &'static str, Received) {
-    let (host, to) = (chance.below(HOSTS.into()) as u8, chance.below(HOSTS.into()) as u8);
+    let (host, to) = (host_of(chance), host_of(chance));
     let (net, port) = chance.one(&[(1, "a"), (2, "b")]);
     let routed = chance.once_in(2);
     let there = if routed { 3 - net } else { net };
     let target = if routed { gateway(net) } else { mac(net, to) };
     let data = vec![7; chance.one(&[0, 1, 22, 500, 1380, 1400, 1460])];
-    let ports = (4000 + chance.below(3) as u16, chance.one(&[53, 4789]));
+    let ports = (chance.one(&[4000, 4001, 4002]), chance.one(&[53, 4789]));
     let tos = chance.one(&[0, 0, ecn::ECT0, ecn::ECT1, ecn::CE, 0xb8]);
     let (v6, udp) = (chance.once_in(3), chance.once_in(2));
     let link = eth(mac(net, host), target);
@@ -189,10 +193,10 @@ impl Twins {
     }
 
     fn change(&mut self, chance: &mut Chance) {
-        let (host, station) = (chance.below(HOSTS.into()) as u8, chance.below(HOSTS.into()) as u8);
+        let (host, station) = (host_of(chance), host_of(chance));
         let (net, tunnel) = chance.one(&[(1, "front-tunnel"), (2, "back-tunnel")]);
         let network = if net == 1 { FRONT } else { BACK };
-        let (what, elsewhere) = (chance.below(12), chance.below(HOSTS.into()) as u8);
+        let (what, elsewhere) = (chance.below(12), host_of(chance));
         self.each(|cluster| {
             let v6 = cluster.plan.v6;
             let lab = &mut cluster.hosts[usize::from(host)];
