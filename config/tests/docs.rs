@@ -206,7 +206,7 @@ fn the_page_shows_the_table_of_keys() {
 #[test]
 fn every_toml_block_of_every_page_is_read() {
     let mut blocks = 0;
-    for page in ["docs/config.md", "docs/routing.md", "docs/outside.md"] {
+    for page in ["docs/config.md", "docs/routing.md", "docs/outside.md", "docs/overlay.md"] {
         let text = read(page);
         for block in text.split("```toml\n").skip(1) {
             let (toml, _) = block.split_once("```").expect("a block has an end");
