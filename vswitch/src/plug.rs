@@ -190,7 +190,7 @@ async fn plug_kind(
     Ok((Plugged { device, far, kind, queues: port.queues }, opened))
 }
 
-/// Sets the far end of a veth pair that is in use to what is configured now.
+/// Sets the far end of a device that is in use to what is configured now.
 ///
 /// # Errors
 /// Names the port, the object and the reason.
@@ -201,8 +201,16 @@ pub async fn adjust(
     before: &Plugged,
 ) -> Result<Plugged, Error> {
     let far = far_end(port, network);
-    let spec = veth(port, far.clone(), Some(before.far.clone()));
-    let device = devices.create_veth(spec).await.map_err(|error| Error::from(error).of(&port.name))?;
+    let previous = Some(before.far.clone());
+    let device = if before.kind == PortKind::Tap {
+        let spec = TapSpec { port: port.name.clone(), netns: netns(port), far: far.clone(), previous };
+        // Its queues are open already.
+        let device = devices.create_tap(spec, |_| Ok::<_, devices::Error>(())).await;
+        device.map(|(device, ())| device)
+    } else {
+        devices.create_veth(veth(port, far.clone(), previous)).await
+    };
+    let device = device.map_err(|error| Error::from(error).of(&port.name))?;
     Ok(Plugged { device, far, ..before.clone() })
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use config::{Network, Port, PortKind};
+use config::{Network, Port};
 use futures_util::future::join_all;
 use packet::PortId;
 
@@ -185,18 +185,9 @@ impl Manager {
                 continue;
             }
             changed = true;
-            let done = if plug::kind(&port) == PortKind::Tap {
-                self.unplug(std::slice::from_ref(&name), true).await;
-                self.plug_in(&port, &network).await
-            } else {
-                self.adjust(&port, &network).await
-            };
-            match done {
+            match self.adjust(&port, &network).await {
                 Ok(()) => self.journal.note("mtu", format!("port {name}"), format!("is {mtu} now")),
-                Err(error) if self.ports.contains_key(&name) => {
-                    self.journal.note("mtu_stays", format!("port {name}"), error.to_string());
-                }
-                Err(error) => self.wait(&name, error.to_string()),
+                Err(error) => self.journal.note("mtu_stays", format!("port {name}"), error.to_string()),
             }
         }
         if changed {

@@ -249,7 +249,7 @@ impl Manager {
         undo: &mut Vec<Undo>,
     ) -> Result<(), plug::Error> {
         let same_far = plug::far_end(was, was_in) == plug::far_end(port, network);
-        if plug::needs_new_device(was, port) || (!same_far && plug::kind(port) == config::PortKind::Tap) {
+        if plug::needs_new_device(was, port) {
             self.unplug(std::slice::from_ref(&port.name), true).await;
             undo.push(Undo::PlugIn(Box::new((was.clone(), was_in.clone()))));
             self.plug_in(port, network).await?;

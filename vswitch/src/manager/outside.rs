@@ -22,7 +22,7 @@ use crate::devices::Link;
 use crate::devices::follow::HostState;
 use crate::devices::host::HostRoute;
 use crate::relay::{Relay, Source};
-use crate::uplink::{HOST_TAP, Uplink, relay_addresses};
+use crate::uplink::{HOST_TAP, Uplink, Way, relay_addresses};
 
 mod around;
 mod devices;
@@ -60,6 +60,8 @@ pub struct Outside {
     probing: Probing,
     /// What was told by which device, and whose it was.
     announced: BTreeMap<(PortId, IpAddr), String>,
+    /// Next hops towards peers that the kernel was told to find and keep.
+    asked: BTreeSet<(PortId, IpAddr)>,
     /// L4 ports that were chosen for published ports that any would do for.
     chosen: BTreeMap<String, u16>,
 }
@@ -85,6 +87,7 @@ impl Outside {
             again: Instant::now(),
             probing: Probing::default(),
             announced: BTreeMap::new(),
+            asked: BTreeSet::new(),
             chosen: BTreeMap::new(),
         })
     }
@@ -165,6 +168,7 @@ impl Manager {
         let conflicts = outside.relay.set(self.held(&self.saved.intent, &outside)).await;
         troubles.extend(conflicts.iter().map(|conflict| format!("publish: {conflict}")));
         self.announce(&mut outside).await;
+        self.ask_for_peers(&mut outside);
         troubles.extend(outside.probing.troubles());
         for trouble in troubles.difference(&outside.troubles) {
             self.journal.note("outside_trouble", "", trouble.clone());
@@ -180,6 +184,18 @@ impl Manager {
         if self.outside.as_ref().is_some_and(is_due) {
             self.follow_outside().await;
         }
+    }
+
+    /// Has the host's kernel find the next hops towards peers, before packets wait for them, and keep knowing them.
+    fn ask_for_peers(&self, outside: &mut Outside) {
+        let unknown = self.unknown_next_hops();
+        for (port, address) in unknown.difference(&outside.asked) {
+            let found = outside.devices.iter().find(|(_, d)| d.id == *port && d.way != Way::Dedicated);
+            if let Some((index, _)) = found {
+                outside.uplink.resolve(*index, *address);
+            }
+        }
+        outside.asked = unknown;
     }
 
     /// Has the host's kernel find out who has an address behind a device.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use config::api::{ObjectState, PeerOrigin, PeerView, RemoteView};
 use config::{Object, OverlayPeer, Owner, PeerMode, Remote};
-use packet::{NetworkId, VtepId};
+use packet::{NetworkId, PortId, VtepId};
 use pipeline::tables::{VtepKey, VtepKind};
 use pipeline::{OVERHEAD_V4, OVERHEAD_V6};
 
@@ -15,6 +15,7 @@ use crate::compile::Overlay;
 use crate::compile::overlay::{locals, way};
 use crate::doctor::mtu::{Question, Way};
 use crate::intent::Owned;
+use crate::surroundings::UplinkPort;
 
 impl Manager {
     /// Says by which device and from which address packets go to a host of the overlay.
@@ -22,6 +23,18 @@ impl Manager {
     /// # Errors
     /// Why they cannot.
     pub(super) fn way_to(&self, peer: IpAddr) -> Result<(IpAddr, String), String> {
+        let (own, device, next) = self.route_to(peer)?;
+        let around = &self.surroundings;
+        let is_known =
+            around.neighbors.iter().any(|(port, address, _)| (*port, *address) == (device.id, next));
+        if device.is_shared() && !is_known {
+            return Err(format!("{next} at {} does not answer (yet)", device.name));
+        }
+        Ok((own, device.name.clone()))
+    }
+
+    /// As [`Manager::way_to`], whether or not anybody is there: our address, the device, and the next hop.
+    fn route_to(&self, peer: IpAddr) -> Result<(IpAddr, &UplinkPort, IpAddr), String> {
         self.island()?;
         let around = &self.surroundings;
         let hop = way(around, peer).ok_or_else(|| format!("no route leads to {peer}"))?;
@@ -38,13 +51,19 @@ impl Manager {
         if !is_here {
             return Err(format!("[overlay] local: {own} is no address of this host"));
         }
-        let next = hop.via.unwrap_or(peer);
-        let is_known =
-            around.neighbors.iter().any(|(port, address, _)| (*port, *address) == (device.id, next));
-        if device.is_shared() && !is_known {
-            return Err(format!("{next} at {} has not been asked for, or does not answer", device.name));
-        }
-        Ok((own, device.name.clone()))
+        Ok((own, device, hop.via.unwrap_or(peer)))
+    }
+
+    /// Returns the next hops towards peers that nobody has heard of yet, with their devices' ports.
+    pub(super) fn unknown_next_hops(&self) -> BTreeSet<(PortId, IpAddr)> {
+        let overlay = Overlay::of(&self.saved.intent);
+        let routers = overlay.routers().map(|peer| peer.address);
+        let ends = overlay.ends().chain(routers);
+        let hops = ends.filter_map(|end| self.route_to(end).ok());
+        let hops: BTreeSet<_> = hops.map(|(_, device, next)| (device.id, next)).collect();
+        let known: BTreeSet<_> =
+            self.surroundings.neighbors.iter().map(|(port, ip, _)| (*port, *ip)).collect();
+        &hops - &known
     }
 
     /// Returns what `vsctl doctor mtu` finds out: one question a host that is reached by tunnel.
@@ -62,10 +81,9 @@ impl Manager {
                 let mtu = self.resolved(intent, network).mtu.bytes();
                 (network.name.clone(), mtu.into())
             });
-            let way = self.way_to(peer).and_then(|(local, device)| {
-                let uplink = self.surroundings.uplinks.iter().find(|uplink| uplink.name == device);
-                let uplink = uplink.ok_or_else(|| format!("{device} has gone"))?;
-                Ok(Way { local, mtu: uplink.mtu, shared: uplink.is_shared(), device })
+            let way = self.route_to(peer).map(|(local, device, _)| {
+                let (mtu, shared, device) = (device.mtu, device.is_shared(), device.name.clone());
+                Way { local, mtu, shared, device }
             });
             let overhead = if peer.is_ipv4() { OVERHEAD_V4 } else { OVERHEAD_V6 };
             let overhead = u32::try_from(overhead).expect("50 or 70");
