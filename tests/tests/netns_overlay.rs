@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tests::Net;
 use tests::net::overlay::{
-    Fabric, Listener, OVERHEAD, dropped, everybody_hears, mtu_of, v4, v6, wait_for_mtu,
+    Fabric, Listener, OVERHEAD, dropped, everybody_hears, mtu_of, packets, v4, v6, wait_for_mtu,
 };
 use tests::net::{PATIENCE, Proto, Pulse, Space, at, need, transfer, wait_for};
 
@@ -47,12 +47,12 @@ fn config(n: usize, hosts: usize, over_v6: bool) -> String {
         to = "back"
         allow = ["any"]
         [[port]]
-        name = "f{n}"
+        name = "f"
         network = "front"
         netns = "@f"
         addresses = ["10.1.0.1{n}", "fd00:1::1{n}"]
         [[port]]
-        name = "b{n}"
+        name = "b"
         network = "back"
         netns = "@b"
         addresses = ["10.2.0.1{n}", "fd00:2::1{n}"]
@@ -187,6 +187,72 @@ fn networks_reach_over_three_hosts_by_ipv4_and_an_mtu_of_9000() {
 #[test]
 fn networks_reach_over_three_hosts_by_ipv6_and_an_mtu_of_9000() {
     everything_works_over(9000, true);
+}
+
+#[test]
+fn a_network_of_either_family_beside_the_other_has_the_room_that_its_own_underlay_leaves() {
+    let both = |n: usize| {
+        let mut text = config(n, 0, false);
+        let local = format!("local = [\"{}\", \"{}\"]", v4(n), v6(n));
+        text = text.replace(&format!("local = \"{}\"", v4(n)), &local);
+        for (network, peer) in [("front", end(1 - n, false)), ("back", end(1 - n, true))] {
+            text += &format!("[[peer]]\naddress = \"{peer}\"\nnetwork = \"{network}\"\n");
+        }
+        text
+    };
+    let fabric = Fabric::with(2, 1500, both);
+    for network in [0, 1] {
+        assert_eq!(mtu_of(&container(&fabric, network, 0), "eth0"), 1500 - OVERHEAD[network]);
+        fabric.host(0).ping(["f", "b"][network], &address(network, 1, false).to_string());
+        moves(&fabric, (network, 0), (network, 1), true, 16 * MIB);
+        moves(&fabric, (0, 1), (network, 0), false, 16 * MIB);
+    }
+    fabric.balance();
+}
+
+#[test]
+fn a_loop_through_two_tunnels_dies_at_the_first_host() {
+    // On either host somebody joins the two networks behind the switch.
+    let joined = |n: usize| {
+        let port = |name: &str, network: &str| {
+            format!(
+                "[[port]]\nname = \"{name}\"\nnetwork = \"{network}\"\nnetns = \"@j\"\nifname = \"{name}\"\n\
+                 guard = false\n"
+            )
+        };
+        format!("{}{}{}", config(n, 2, false), port("jf", "front"), port("jb", "back"))
+    };
+    let fabric = Fabric::with(2, 1500, joined);
+    fabric.host(0).ping("f", &address(0, 1, false).to_string());
+    for host in fabric.hosts() {
+        let space = host.space("j");
+        space.run("ip link add br0 type bridge mcast_snooping 0");
+        space.run("ip link set jf master br0 up");
+        space.run("ip link set jb master br0 up");
+    }
+    for host in fabric.hosts() {
+        host.space("j").run("ip link set br0 up");
+    }
+    let (front, wire) = (container(&fabric, 0, 0), fabric.wire());
+    let own = address(0, 0, false);
+    let socket = front.inside(|| std::net::UdpSocket::bind((own, 0))).expect("the address is there");
+    socket.set_broadcast(true).expect("a socket");
+    let before = packets(&wire, "h0") + packets(&wire, "h1");
+    for _ in 0..10 {
+        let _ = front.inside(|| socket.send_to(b"round and round", ("10.1.0.255", 7777)));
+    }
+    thread::sleep(Duration::from_secs(1));
+    // A loop would be at some ten thousand by now, and would go on.
+    let after = packets(&wire, "h0") + packets(&wire, "h1");
+    let dead: u64 = fabric
+        .hosts()
+        .iter()
+        .flat_map(|host| ["vtep_spoof", "spoof", "loop", "port_down"].map(|reason| dropped(host, reason)))
+        .sum();
+    println!("{} packets in the underlay, {dead} stopped", after - before);
+    assert!(after - before < 500, "{} packets\n{}", after - before, fabric.circumstances());
+    assert!(dead > 0, "{}", fabric.circumstances());
+    fabric.balance();
 }
 
 #[test]

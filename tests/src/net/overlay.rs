@@ -166,6 +166,14 @@ pub fn mtu_of(space: &Space, interface: &str) -> u32 {
     links[0]["mtu"].as_u64().and_then(|mtu| u32::try_from(mtu).ok()).expect("every device has an MTU")
 }
 
+/// Returns how many packets an interface has sent and received.
+pub fn packets(space: &Space, interface: &str) -> u64 {
+    let links: Value = serde_json::from_str(&space.run(&format!("ip -s -j link show dev {interface}")))
+        .expect("ip prints JSON");
+    let of = |way: &str| links[0]["stats64"][way]["packets"].as_u64().expect("every device counts");
+    of("tx") + of("rx")
+}
+
 /// Makes the kernel of a host an end of tunnels: a VXLAN device on a bridge, and behind the bridge a container, whose `eth0`
 /// has `addresses`. Frames to unknown stations and to groups go to each of `remotes`.
 pub fn kernel_vtep(
