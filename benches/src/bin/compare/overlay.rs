@@ -59,7 +59,7 @@ impl Subject {
             Self::Kernel => "kernel, bridge and VXLAN device",
             Self::Ovs => "Open vSwitch, VXLAN (no TSO, tx sum off)",
             Self::Bare => "bare copy loops, no VXLAN at all",
-            Self::Vswitch => "vswitch, adaptive polling",
+            Self::Vswitch => "vswitch, sleeping when idle",
         }
     }
 }

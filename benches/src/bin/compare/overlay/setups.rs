@@ -142,7 +142,7 @@ fn vswitch(lab: &mut Lab, setting: &Setting, hosts: &[String; 2]) -> Result<()> 
         let directory = lab.directory.clone();
         let toml = format!(
             "[daemon]\nname = \"{name}\"\nsocket = \"{0}/{name}.sock\"\nstate_dir = \"{0}/state-{n}\"\n\n\
-             [workers]\ncpus = [{1}]\npoll = \"adaptive\"\n\n\
+             [workers]\ncpus = [{1}]\npoll = \"interrupt\"\n\n\
              [uplink]\ndevice = \"eth1\"\n\n\
              [overlay]\nlocal = \"{2}\"\npeers = [\"{3}\"]\n\n\
              [[network]]\nname = \"net\"\nsubnets = [\"10.77.0.0/24\"]\nvni = {VNI}\n\n\
