@@ -131,6 +131,7 @@ fn every_schema_has_the_fields_of_its_type() {
         kind: FdbKind::Learned,
         age_seconds: 0,
         moves: 0,
+        peer: None,
     };
     same_fields(&openapi, "FdbView", view);
     same_fields(&openapi, "Flushed", Flushed::default());
@@ -142,6 +143,7 @@ fn every_schema_has_the_fields_of_its_type() {
         source: NeighborSource::Learned,
         state: NeighborState::Reachable,
         age_seconds: 0,
+        peer: None,
     };
     same_fields(&openapi, "NeighborView", neighbor);
     let (name, state, reason) = (String::from("n"), ObjectState::Active, None);

@@ -103,6 +103,9 @@ fn nothing_is_flooded_for_a_station_that_is_known() {
     let is_asked = heard.iter().filter(|line| line.contains("who-has") || line.contains("ff:ff:ff:ff:ff:ff"));
     assert_eq!(is_asked.count(), 0, "{heard:#?}");
     assert!(heard.iter().any(|line| line.contains("echo request")), "{heard:#?}");
+    let stations = fabric.host(0).vsctl("fdb list");
+    let is_there = |view: &Value| view["kind"] == "remote" && view["peer"] == v4(1).to_string();
+    assert!(stations.as_array().is_some_and(|views| views.iter().any(is_there)), "{stations}");
     let views = fabric.host(0).vsctl("remote list");
     assert_eq!((&views[0]["name"], &views[0]["state"]), (&"front/10.1.0.11".into(), &"active".into()));
     // A station that is elsewhere now is sent to there, and here to nobody.

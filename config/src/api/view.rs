@@ -153,6 +153,9 @@ pub struct FdbView {
     pub age_seconds: u64,
     /// How often it went from one port to another.
     pub moves: u32,
+    /// The other host that it is behind, by its address in the underlay.
+    #[serde(default)]
+    pub peer: Option<IpAddr>,
 }
 
 /// How a station is known.
@@ -165,6 +168,8 @@ pub enum FdbKind {
     Static,
     /// It is the far end of a port that we made.
     Port,
+    /// It is given, behind another host.
+    Remote,
 }
 
 /// An IP address that the switch answers ARP or ND for, or knows the station of, or asks for.
@@ -188,6 +193,9 @@ pub struct NeighborView {
     /// Seconds since it last told; 0 when it need not.
     #[serde(default)]
     pub age_seconds: u64,
+    /// The other host that it is behind, by its address in the underlay.
+    #[serde(default)]
+    pub peer: Option<IpAddr>,
 }
 
 /// How sure the station of an IP address is.
@@ -217,6 +225,8 @@ pub enum NeighborSource {
     Gateway,
     /// It said so by ARP or ND.
     Learned,
+    /// It is given, behind another host.
+    Remote,
 }
 
 /// Every drop, and whether the books balance.

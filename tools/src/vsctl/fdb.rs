@@ -1,5 +1,7 @@
 //! `vsctl fdb` and `neighbor`: which station is behind which port, and which address belongs to it.
 
+use std::net::IpAddr;
+
 use anyhow::bail;
 use clap::{Args, Subcommand};
 use config::FdbEntry;
@@ -94,7 +96,7 @@ struct Whose {
     network: Option<String>,
     /// Only this address
     #[arg(long)]
-    ip: Option<std::net::IpAddr>,
+    ip: Option<IpAddr>,
 }
 
 impl Whose {
@@ -179,18 +181,27 @@ fn stations(stations: &Vec<FdbView>) -> String {
             FdbKind::Learned => ("learned", format!("{} ago", units::seconds(station.age_seconds))),
             FdbKind::Static => ("static", String::new()),
             FdbKind::Port => ("port", String::new()),
+            FdbKind::Remote => ("remote", String::new()),
         };
         table.row([
             station.network.clone(),
             if station.vlan == 0 { String::new() } else { station.vlan.to_string() },
             station.mac.to_string(),
-            station.port.clone(),
+            place(Some(&station.port), station.peer),
             kind.to_owned(),
             age,
             station.moves.to_string(),
         ]);
     }
     table.or("No stations.")
+}
+
+/// Returns where something is: behind a port, or another host.
+fn place(port: Option<&String>, peer: Option<IpAddr>) -> String {
+    match peer {
+        Some(peer) => format!("peer {peer}"),
+        None => port.cloned().unwrap_or_default(),
+    }
 }
 
 fn neighbors(neighbors: &Vec<NeighborView>) -> String {
@@ -200,12 +211,13 @@ fn neighbors(neighbors: &Vec<NeighborView>) -> String {
             NeighborSource::Port => "the port's configuration",
             NeighborSource::Gateway => "being the switch itself",
             NeighborSource::Learned => "ARP or ND",
+            NeighborSource::Remote => "[[remote]] or [[peer]]",
         };
         table.row([
             neighbor.network.clone(),
             neighbor.address.to_string(),
             neighbor.mac.map_or_else(String::new, |mac| mac.to_string()),
-            neighbor.port.clone().unwrap_or_default(),
+            place(neighbor.port.as_ref(), neighbor.peer),
             source.to_owned(),
             match neighbor.state {
                 NeighborState::Fixed => "",

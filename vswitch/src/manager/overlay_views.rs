@@ -1,6 +1,6 @@
 //! What users are shown of other hosts and of what is behind them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use config::api::{ObjectState, PeerOrigin, PeerView, RemoteView};
@@ -90,6 +90,15 @@ impl Manager {
             Question { peer, way, overhead, networks: networks.collect() }
         };
         ends.into_iter().map(question).collect()
+    }
+
+    /// Returns the addresses of the endpoints of other hosts by their numbers.
+    pub(super) fn peer_addresses(&self) -> HashMap<VtepId, IpAddr> {
+        let mut addresses = HashMap::new();
+        self.crew.tables().vteps.for_each(|vtep| {
+            addresses.insert(vtep.id, vtep.key.address.ip());
+        });
+        addresses
     }
 
     fn endpoint(&self, network: Option<NetworkId>, address: IpAddr) -> Option<VtepId> {

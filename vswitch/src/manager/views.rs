@@ -204,7 +204,8 @@ impl Manager {
     pub fn stations(&self, query: &FdbQuery) -> Result<Vec<FdbView>, Refusal> {
         let matches = self.station_filter(query)?;
         let now = packet::Instant::now();
-        let ports: HashMap<PortId, &str> = self.ports.iter().map(|(n, a)| (a.id, n.as_str())).collect();
+        let ports = self.port_names();
+        let peers = self.peer_addresses();
         let networks: HashMap<NetworkId, &str> =
             self.networks.iter().map(|(n, id)| (*id, n.as_str())).collect();
         let configured: Vec<_> =
@@ -223,6 +224,7 @@ impl Manager {
                     StationKind::Fixed if configured.contains(&(&network, station.key.mac)) => {
                         FdbKind::Static
                     }
+                    StationKind::Fixed if station.vtep.is_some() => FdbKind::Remote,
                     StationKind::Fixed => FdbKind::Port,
                 };
                 let age_seconds =
@@ -231,10 +233,11 @@ impl Manager {
                     network,
                     vlan: station.key.vlan.0,
                     mac: station.key.mac,
-                    port: ports.get(&station.port).copied().unwrap_or("?").to_owned(),
+                    port: ports.get(&station.port).cloned().unwrap_or_else(|| "?".to_owned()),
                     kind,
                     age_seconds,
                     moves: station.moves,
+                    peer: station.vtep.and_then(|vtep| peers.get(&vtep).copied()),
                 }
             })
             .collect();
@@ -255,6 +258,7 @@ impl Manager {
                     source: NeighborSource::Gateway,
                     state: NeighborState::Fixed,
                     age_seconds: 0,
+                    peer: None,
                 });
             }
         }
@@ -268,6 +272,7 @@ impl Manager {
                 source: NeighborSource::Port,
                 state: NeighborState::Fixed,
                 age_seconds: 0,
+                peer: None,
             }));
         }
         neighbors.extend(self.learned_neighbors());

@@ -97,9 +97,11 @@ impl Manager {
     /// Returns the neighbours that were learned or are asked for, and those outside.
     pub(in crate::manager) fn learned_neighbors(&self) -> Vec<NeighborView> {
         let now = packet::Instant::now();
+        let peers = self.peer_addresses();
         let mut views = Vec::new();
         self.crew.tables().neighbors.for_each(|neighbor| {
             let Some(state) = standing(neighbor, self.limits.networks) else { return };
+            let vtep = neighbor.target.and_then(|target| target.vtep);
             views.push(NeighborView {
                 network: self.called_network(neighbor.key.network),
                 address: neighbor.key.address.ip(),
@@ -109,13 +111,18 @@ impl Manager {
                     .port
                     .or_else(|| neighbor.target.map(|target| target.port))
                     .and_then(|port| self.called_port(port)),
-                source: NeighborSource::Learned,
+                source: if state == NeighborState::Fixed && vtep.is_some() {
+                    NeighborSource::Remote
+                } else {
+                    NeighborSource::Learned
+                },
                 state,
                 age_seconds: if state == NeighborState::Fixed {
                     0
                 } else {
                     now.since(neighbor.seen).as_secs()
                 },
+                peer: vtep.and_then(|vtep| peers.get(&vtep).copied()),
             });
         });
         views
@@ -202,7 +209,10 @@ fn state(state: State) -> ConnectionState {
 /// Returns how a neighbour stands, when it is not one that is listed from the configuration.
 fn standing(neighbor: &Neighbor, configurable: u16) -> Option<NeighborState> {
     match neighbor.state {
-        Standing::Fixed => (neighbor.key.network.0 >= configurable).then_some(NeighborState::Fixed),
+        Standing::Fixed => {
+            let is_remote = neighbor.target.is_some_and(|target| target.vtep.is_some());
+            (is_remote || neighbor.key.network.0 >= configurable).then_some(NeighborState::Fixed)
+        }
         Standing::Reachable => Some(NeighborState::Reachable),
         Standing::Probed => Some(NeighborState::Probed),
         Standing::Incomplete => Some(NeighborState::Incomplete),
