@@ -179,7 +179,7 @@ pub(super) fn ports<'p>(plan: &'p Plan<'_>) -> impl Iterator<Item = (PortId, Por
     plan.networks.iter().filter_map(move |(id, network)| {
         // Peers know us by our address of their family.
         let (v4, _) = plan.overlay.families(&network.name);
-        let own = locals.iter().find(|local| local.is_ipv4() == v4).or(locals.first());
+        let own = locals.iter().find(|local| local.is_ipv4() == v4).or_else(|| locals.first());
         let info = PortInfo {
             mtu: plan.overlay.tunnel_mtu(network, plan.surroundings.underlay_mtu),
             router_mac: own.copied().map(router_mac),
