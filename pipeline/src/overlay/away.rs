@@ -16,7 +16,7 @@ use super::hash;
 use super::pack::MAX_LEN;
 use crate::flow_cache::routed::Names;
 use crate::hit::Why;
-use crate::snapshot::{Egress, Snapshot};
+use crate::snapshot::{Egress, OVERHEAD_V4, OVERHEAD_V6, Snapshot};
 use crate::tables::{Counters, Tables};
 use crate::{DropReason, Outputs, TagAction, Transform};
 
@@ -66,7 +66,8 @@ impl<'a> Away<'a> {
 
     /// Sends a frame that the queue of its port refused.
     ///
-    /// PERF: not in the loop, which would have to keep in memory what it has in registers (benches/l2, benches/flows).
+    /// PERF: not in the loop, which would have to keep in memory what it has in registers (benches/l2, benches/flows). Nor is what
+    /// IPv6 and checksums need in here, for the same reason (benches/overlay).
     ///
     /// # Errors
     /// The frame, and what is left to the slow path.
@@ -77,35 +78,61 @@ impl<'a> Away<'a> {
         names: Names,
         outputs: &mut Outputs,
     ) -> Result<(), (Frame, Why)> {
-        match self.pack(&mut frame, names) {
-            Ok(to) => outputs.push(to, frame).map_err(|frame| (frame, Why::Drop(to, DropReason::TxFull))),
-            Err(why) => Err((frame, why)),
-        }
-    }
-
-    /// Writes the outer headers and returns the port of the underlay. When it takes more, nothing is changed.
-    #[inline(always)]
-    fn pack(&self, frame: &mut Frame, names: Names) -> Result<PortId, Why> {
         let tunnel = names.to();
         let Some(egress) = self.egress.get(tunnel.index()).filter(|egress| egress.is_tunnel()) else {
-            return Err(Why::Drop(tunnel, DropReason::TxFull));
+            return Err((frame, Why::Drop(tunnel, DropReason::TxFull)));
         };
-        let Some(vtep) = self.vtep(names) else { return Err(Why::Drop(tunnel, DropReason::NoVtep)) };
-        let left = || Err(Why::Send(Transform { to: tunnel, tag: TagAction::Keep, vtep: Some(vtep) }));
-        let Some(template) = self.templates.get(vtep.index()) else { return left() };
-        let (len, room) = (frame.len(), template.len());
-        let is_simple = !frame.is_gso() && (frame.is_complete() || !template.has_checksum);
-        if !template.is_good(self.generation, self.words) || !is_simple || len + room - 14 > MAX_LEN {
-            return left();
+        let Some(vtep) = self.vtep(names) else {
+            return Err((frame, Why::Drop(tunnel, DropReason::NoVtep)));
+        };
+        let template = self.templates.get(vtep.index());
+        let Some(template) = template.filter(|template| template.is_good(self.generation, self.words)) else {
+            return Err((frame, left(tunnel, vtep)));
+        };
+        let len = frame.len();
+        let packed = if template.is_simple() {
+            pack::<OVERHEAD_V4>(&mut frame, template, egress)
+        } else {
+            pack_other(&mut frame, template, egress)
+        };
+        if packed.is_none() {
+            return Err((frame, left(tunnel, vtep)));
         }
-        let summary = hash::summary(frame.bytes());
-        if frame.prepend(room).is_none() {
-            return left();
-        }
-        template.write::<true>(frame.bytes_mut(), summary, egress);
         let counters = self.counters.port(tunnel);
         counters.tx_frames.add(1);
         counters.tx_bytes.add(len as u64);
-        Ok(template.to)
+        let to = template.to;
+        outputs.push(to, frame).map_err(|frame| (frame, Why::Drop(to, DropReason::TxFull)))
     }
+}
+
+fn left(tunnel: PortId, vtep: VtepId) -> Why {
+    Why::Send(Transform { to: tunnel, tag: TagAction::Keep, vtep: Some(vtep) })
+}
+
+/// Puts `N` bytes of outer headers before a frame. `None`, and nothing changed, when it takes more.
+#[inline(always)]
+fn pack<const N: usize>(frame: &mut Frame, template: &Template, egress: &Egress) -> Option<()> {
+    if frame.is_gso() || frame.len() + N - 14 > MAX_LEN {
+        return None;
+    }
+    let summary = hash::summary(frame.bytes());
+    frame.prepend(N)?;
+    template.write::<N>(frame.bytes_mut(), summary, egress);
+    Some(())
+}
+
+#[inline(never)]
+fn pack_other(frame: &mut Frame, template: &Template, egress: &Egress) -> Option<()> {
+    if template.has_checksum && !frame.is_complete() {
+        return None;
+    }
+    match template.v6 {
+        true => pack::<OVERHEAD_V6>(frame, template, egress)?,
+        false => pack::<OVERHEAD_V4>(frame, template, egress)?,
+    }
+    if template.has_checksum {
+        template.fill_checksum(frame.bytes_mut());
+    }
+    Some(())
 }

@@ -40,9 +40,9 @@ pub(crate) enum NoWay {
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
 pub(crate) struct Template {
-    /// Of the overlay and the endpoints. 0, with an empty word, is no template.
+    /// Of the overlay and the endpoints.
     generation: u32,
-    /// The neighbour's place, and the word it had.
+    /// The neighbour's place, and the word it had. A place that is none: there is no template.
     adjacency: u32,
     word: u64,
     /// Sum of the IPv4 header without total length and type of service.
@@ -107,7 +107,7 @@ pub(crate) fn way(vtep: VtepId, snapshot: &Snapshot, tables: &Tables) -> Result<
 impl Template {
     const EMPTY: Self = Self {
         generation: 0,
-        adjacency: 0,
+        adjacency: u32::MAX,
         word: 0,
         sum: 0,
         pseudo: Sum::new(),
@@ -187,67 +187,61 @@ impl Template {
     /// Says whether the template is good under `generation`, and the neighbour is where it was.
     #[inline(always)]
     pub(crate) fn is_good(&self, generation: u32, words: &[AtomicU64]) -> bool {
-        let word = words.get(self.adjacency as usize).map_or(0, |word| word.load(Ordering::Acquire));
-        self.generation == generation && self.word == word && word != 0
+        // A template that is none names no neighbour.
+        words
+            .get(self.adjacency as usize)
+            .is_some_and(|word| word.load(Ordering::Acquire) == self.word && self.generation == generation)
     }
 
-    /// Writes the outer headers of a packet for the tunnel `egress` before it. `inner` is what is known of the inner frame,
-    /// `packed` the whole, whose first bytes are written. The outer UDP checksum is filled in when there is one and the
-    /// inner frame is `COMPLETE`, else it is 0.
+    /// Says whether it is of the usual kind: IPv4, without a checksum.
+    #[inline(always)]
+    pub(crate) fn is_simple(&self) -> bool {
+        !self.v6 & !self.has_checksum
+    }
+
+    /// Writes the outer headers, whose length is `N`, of a packet for the tunnel `egress` before it. `inner` is what is known
+    /// of the inner frame, `packed` the whole, whose first bytes are written. The outer UDP checksum is left 0.
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "the caller checks that it is below 64 KiB")]
-    pub(crate) fn write<const COMPLETE: bool>(&self, packed: &mut [u8], inner: Summary, egress: &Egress) {
+    pub(crate) fn write<const N: usize>(&self, packed: &mut [u8], inner: Summary, egress: &Egress) {
         let len = packed.len();
-        let chosen = u32::from(inner.hash) * (u32::from(self.ports) + 1);
-        let source = self.first_port.wrapping_add((chosen >> 16) as u16);
+        let Some(head) = packed.first_chunk_mut::<N>() else { return };
+        let Some(template) = self.head.first_chunk::<N>() else { return };
+        *head = *template;
         let tos = inner.tos & self.tos_mask | self.tos;
-        if self.v6 {
-            let Some((head, rest)) = packed.split_first_chunk_mut::<OVERHEAD_V6>() else { return };
-            *head = self.head;
+        if N == OVERHEAD_V6 {
             (head[14], head[15]) = (0x60 | tos >> 4, tos << 4);
-            let udp_len = (len - L4_V6) as u16;
-            head[18..20].copy_from_slice(&udp_len.to_be_bytes());
-            let sum = if COMPLETE { self.checksum(udp_len, source, egress, rest) } else { 0 };
-            head[L4_V6..L4_V6 + 8].copy_from_slice(&udp(source, egress, udp_len, sum));
-            head[OVERHEAD_V6 - 4..].copy_from_slice(&egress.vni);
+            head[18..20].copy_from_slice(&((len - L4_V6) as u16).to_be_bytes());
         } else {
-            let Some((head, rest)) = packed.split_first_chunk_mut::<OVERHEAD_V4>() else { return };
-            head.copy_from_slice(&self.head[..OVERHEAD_V4]);
             head[15] = tos;
             let total = (len - 14) as u16;
             head[16..18].copy_from_slice(&total.to_be_bytes());
             let sum = self.sum + u32::from(tos) + u32::from(total);
             let sum = (sum & 0xffff) + (sum >> 16);
             head[24..26].copy_from_slice(&(!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes());
-            let udp_len = (len - L4_V4) as u16;
-            let sum = if COMPLETE { self.checksum(udp_len, source, egress, rest) } else { 0 };
-            head[L4_V4..L4_V4 + 8].copy_from_slice(&udp(source, egress, udp_len, sum));
-            head[OVERHEAD_V4 - 4..].copy_from_slice(&egress.vni);
         }
+        let l4 = if N == OVERHEAD_V6 { L4_V6 } else { L4_V4 };
+        let chosen = u32::from(inner.hash) * (u32::from(self.ports) + 1);
+        let source = u64::from(self.first_port.wrapping_add((chosen >> 16) as u16));
+        let udp_len = u64::from((len - l4) as u16);
+        let udp = source << 48 | u64::from(egress.udp_port) << 32 | udp_len << 16;
+        head[l4..l4 + 8].copy_from_slice(&udp.to_be_bytes());
+        head[N - 4..].copy_from_slice(&egress.vni);
     }
 
-    /// Returns the outer UDP checksum, 0 when there is to be none. PERF: the headers are summed from what is known of them;
-    /// reading what was just written in other pieces would have to wait for it (benches/overlay, `encap6`).
+    /// Fills in the outer UDP checksum of a packet that is complete otherwise.
     #[inline(always)]
-    fn checksum(&self, udp_len: u16, source: u16, egress: &Egress, inner: &[u8]) -> u16 {
-        if !self.has_checksum {
-            return 0;
-        }
-        let [a, b, c, d] = egress.vni;
-        let vni = u32::from_be_bytes([a, b, c, d]);
-        let sum = self.pseudo.u16(udp_len).u16(source).u16(egress.udp_port).u16(udp_len);
-        sum.u16(VALID).u32(vni).bytes(inner).udp_checksum()
+    pub(crate) fn fill_checksum(&self, packed: &mut [u8]) {
+        let l4 = if self.v6 { L4_V6 } else { L4_V4 };
+        let Some((udp, inner)) = packed.get_mut(l4..).and_then(|udp| udp.split_first_chunk_mut::<16>())
+        else {
+            return;
+        };
+        let [_, _, _, _, c, d, ..] = *udp;
+        let len = u16::from_be_bytes([c, d]);
+        let sum = self.pseudo.u16(len).bytes(udp).bytes(inner).udp_checksum();
+        udp[6..8].copy_from_slice(&sum.to_be_bytes());
     }
-}
-
-/// The first word of a VXLAN header.
-const VALID: u16 = (packet::header::VxlanHeader::VALID as u16) << 8;
-
-/// Returns a UDP header.
-#[inline(always)]
-fn udp(source: u16, egress: &Egress, len: u16, sum: u16) -> [u8; 8] {
-    let [source, port, len, sum] = [source, egress.udp_port, len, sum].map(u64::from);
-    (source << 48 | port << 32 | len << 16 | sum).to_be_bytes()
 }
 
 /// One worker's templates, by number of the endpoint.

@@ -52,11 +52,9 @@ fn has_ports(number: u8) -> bool {
 
 /// Spreads, and keeps no secret: who sends the inner packet may know the way it takes.
 #[inline]
-#[expect(clippy::cast_possible_truncation, reason = "a part of the hash")]
 fn fold(a: u64, b: u64) -> u16 {
-    let product = u128::from(a ^ 0x9e37_79b9_7f4a_7c15) * u128::from(b ^ 0xd6e8_feb8_6659_fd93);
-    let word = product as u64 ^ (product >> 64) as u64;
-    (word >> 40) as u16
+    const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
+    ((a.wrapping_mul(MIX) ^ b).wrapping_mul(MIX) >> 48) as u16
 }
 
 #[inline]

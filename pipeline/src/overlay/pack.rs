@@ -12,7 +12,7 @@ use packet::{Checksum, Frame, FramePool, Gso, PortId, Tunnel, VtepId};
 use super::encap::{L4_V4, L4_V6, NoWay, Template};
 use super::hash;
 use crate::flow_cache::Transform;
-use crate::snapshot::Egress;
+use crate::snapshot::{Egress, OVERHEAD_V4, OVERHEAD_V6};
 use crate::tables::Ask;
 use crate::{DropReason, Pipeline, Turn};
 
@@ -177,7 +177,10 @@ fn packed(
     if frame.prepend(len).is_none() {
         return Err(frame);
     }
-    template.write::<false>(frame.bytes_mut(), summary, egress);
+    match template.v6 {
+        true => template.write::<OVERHEAD_V6>(frame.bytes_mut(), summary, egress),
+        false => template.write::<OVERHEAD_V4>(frame.bytes_mut(), summary, egress),
+    }
     let l4 = if template.v6 { L4_V6 } else { L4_V4 };
     if let Some(gso) = frame.gso() {
         #[expect(clippy::cast_possible_truncation, reason = "34 to 84")]
