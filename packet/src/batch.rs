@@ -156,7 +156,12 @@ impl FrameQueue {
 
     /// Returns the frames in order, to be read.
     pub fn iter(&self) -> impl Iterator<Item = &Frame> {
-        (0..self.count).map_while(|n| self.slots.get(self.place(n))?.as_ref())
+        self.iter_from(0)
+    }
+
+    /// Returns the frames behind the first `start`, without a look at those.
+    pub fn iter_from(&self, start: usize) -> impl Iterator<Item = &Frame> {
+        (start..self.count).map_while(|n| self.slots.get(self.place(n))?.as_ref())
     }
 
     /// Returns the frames in order.

@@ -214,7 +214,7 @@ impl Sender {
         let ready = ready.min(SLOTS);
         let (mut messages, mut heads, mut pieces, mut at) = (0, 0, 0, 0);
         while at < ready {
-            let count = join::count(can, queue.iter().skip(at).take(ready - at));
+            let count = join::count(can, queue.iter_from(at).take(ready - at));
             let first = pieces;
             if count == 1 {
                 if let Some(frame) = queue.iter_mut().nth(at) {
