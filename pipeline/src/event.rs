@@ -39,6 +39,13 @@ pub enum Event {
         /// The connection.
         tuple: Tuple,
     },
+    /// A router on the way to another host cannot pass on packets that are longer than this.
+    PathMtu {
+        /// The other host's endpoint.
+        to: Address,
+        /// Bytes of the longest outer IP packet.
+        mtu: u32,
+    },
     /// A loop probe came back: the two ports are wired together outside the switch.
     LoopSeen {
         /// The network of the probe.

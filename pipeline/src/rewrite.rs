@@ -20,7 +20,7 @@
 
 mod error;
 
-pub use error::{Embedded, embedded, translate_error};
+pub use error::{Embedded, embedded, next_hop_mtu, translate_error};
 
 use packet::checksum::{self, Delta, Sum};
 use packet::header::{Fragment, Header, Ipv4Header, Ipv6Header, protocol};

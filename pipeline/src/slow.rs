@@ -234,6 +234,7 @@ impl Pipeline {
             match effect {
                 Effect::StormToken { .. } => {}
                 Effect::Learn(key) => walk.source = self.learn(key, at, turn),
+                Effect::PathMtu { to, mtu } => self.tell(Event::PathMtu { to, mtu }),
                 Effect::Meet { neighbor, mac, asks } => {
                     let kind = if asks { Kind::Asker } else { Kind::Learned };
                     self.tables.neighbors.set(neighbor, mac, at, kind, now);

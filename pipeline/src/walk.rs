@@ -251,6 +251,13 @@ pub enum Effect {
         /// He asked us for one of ours, and so will be sent something.
         asks: bool,
     },
+    /// The way to another host takes outer packets of so many bytes at most.
+    PathMtu {
+        /// Its endpoint.
+        to: Address,
+        /// Bytes of an IP packet.
+        mtu: u32,
+    },
 }
 
 /// The connection that a packet belongs to.

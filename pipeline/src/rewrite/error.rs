@@ -51,6 +51,19 @@ pub fn embedded(bytes: &[u8], headers: &Headers) -> Option<Embedded> {
     if headers.v6 { embedded_v6(bytes, at, end) } else { embedded_v4(bytes, at, end) }
 }
 
+/// Returns what an ICMP error says about the longest packet that the next hop takes: of "fragmentation needed" (RFC 1191, 4) and
+/// "packet too big" (RFC 4443, 3.2). `None` for other errors, and for routers that do not say.
+pub fn next_hop_mtu(bytes: &[u8], headers: &Headers) -> Option<u32> {
+    let icmp = Icmp::new(bytes.get(usize::from(headers.l4)..headers.end as usize)?)?;
+    let (high, low) = (u32::from(icmp.header.id.get()), u32::from(icmp.header.seq.get()));
+    let mtu = match (icmp.header.kind, icmp.header.code) {
+        (icmp6::TOO_BIG, 0) if headers.v6 => high << 16 | low,
+        (icmp4::UNREACHABLE, 4) if !headers.v6 => low,
+        _ => return None,
+    };
+    (mtu != 0).then_some(mtu)
+}
+
 /// Returns the bytes of the quotation: all there is, or what the length field says when extensions follow (RFC 4884,
 /// 3: in words of four bytes for IPv4, of eight for IPv6).
 fn quoted_len(v6: bool, icmp: &Icmp<'_>) -> usize {

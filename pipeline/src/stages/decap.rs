@@ -12,7 +12,7 @@ use crate::drop_reason::DropReason;
 use crate::overlay::outer::{self, Fate};
 use crate::rewrite;
 use crate::snapshot::HandBack;
-use crate::walk::{Decision, Packet, Step, View, Walk};
+use crate::walk::{Decision, Effect, Packet, Step, View, Walk};
 
 /// See the module header.
 pub fn walk(packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk) -> Step {
@@ -59,7 +59,12 @@ fn unpacked(packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk) -> Step {
         && let Some(embedded) = rewrite::embedded(packet.bytes, &headers)
         && is_ours(embedded.tuple.source, embedded.tuple.protocol, embedded.tuple.destination_port)
     {
-        walk.note(|| format!("an error about a packet of the overlay to {}", embedded.tuple.destination));
+        let to = embedded.tuple.destination;
+        walk.note(|| format!("an error about a packet of the overlay to {to}"));
+        if let Some(mtu) = rewrite::next_hop_mtu(packet.bytes, &headers).filter(|mtu| *mtu < view.port.mtu) {
+            walk.note(|| format!("the way takes {mtu} bytes"));
+            walk.then(Effect::PathMtu { to, mtu });
+        }
         walk.decision = Decision::Consume;
         return Step::Done;
     }

@@ -2,16 +2,17 @@
 //!
 //! The port must be up, must carry the VLAN, and its MTU must take the packet. The VLAN tag becomes what the
 //! output port wants: how the frame came is compared with how it has to leave. Flooded frames are fitted copy by
-//! copy, by [`fit`].
+//! copy, by [`fit`]. What is too long for a port is dropped by a bridge, but for a tunnel: there the sender is told.
 
 use packet::VlanId;
 
 use crate::answer::Problem;
 use crate::drop_reason::DropReason;
 use crate::flow_cache::TagAction;
+use crate::headers::Headers;
 use crate::snapshot::PortInfo;
 use crate::tables::{Adjacency, Target};
-use crate::walk::{Decision, Packet, Shape, Step, View, Walk};
+use crate::walk::{Answer, Decision, Packet, Shape, Step, View, Walk};
 
 /// See the module header.
 pub fn walk(packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk) -> Step {
@@ -22,10 +23,29 @@ pub fn walk(packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk) -> Step {
         let Some(port) = view.snapshot.port(transform.to) else { return Step::Drop(DropReason::PortDown) };
         match fit(packet.shape(), port, walk.vlan) {
             Ok(tag) => transform.tag = tag,
+            Err(DropReason::Mtu) if port.tunnel.is_some() => return tell(packet, view, walk, port.mtu),
             Err(reason) => return Step::Drop(reason),
         }
     }
     Step::Next
+}
+
+/// A tunnel may take less than the link that a station believes to be on: its packets are refused as if there were a router
+/// between the two, the gateway, or in a network without one the other station.
+fn tell(packet: &Packet<'_>, view: &View<'_>, walk: &mut Walk, mtu: u32) -> Step {
+    // Nobody has read them yet when it is only bridged.
+    if walk.headers.is_none() {
+        walk.headers = Headers::of(packet.bytes).ok().flatten();
+    }
+    let Some(headers) = walk.headers else { return Step::Drop(DropReason::Mtu) };
+    walk.note(|| format!("longer than the {mtu} bytes that the way to the other host takes"));
+    let problem = Problem::TooBig { mtu };
+    if view.snapshot.own_address(view.port.network, headers.v6).is_some() {
+        return walk.refuse(view, DropReason::Mtu, problem);
+    }
+    let answer = Answer::Problem { problem, from: headers.tuple.destination, mac: packet.destination() };
+    walk.decision = Decision::Refuse(DropReason::Mtu, answer);
+    Step::Done
 }
 
 /// A routed packet that is too long is cut where that is allowed, else its sender is told how long it may be

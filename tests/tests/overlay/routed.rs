@@ -183,7 +183,7 @@ fn the_gateway_answers_its_own_stations_and_those_it_routes_to() {
 }
 
 #[test]
-fn what_is_too_long_for_the_tunnel_is_reported_or_dropped() {
+fn who_sends_what_is_too_long_for_the_tunnel_is_told() {
     let mut cluster = Cluster::with(2, plan(true));
     // 1450 bytes fit.
     let fits = between(1, 0, 1).udp(1, 2).data(&[7; 1450 - 28]);
@@ -192,8 +192,19 @@ fn what_is_too_long_for_the_tunnel_is_reported_or_dropped() {
     assert_eq!(wire.bytes.len(), 1514);
     cluster.arrive(1, &wire);
     cluster.receive(1, "a", fits);
-    cluster.send(0, "a", between(1, 0, 1).udp(1, 2).data(&[7; 1451 - 28]));
-    assert_eq!(cluster.hosts[0].dropped(DropReason::Mtu), 1);
+    // As by a router, also where there is none between the two.
+    for _ in 0..2 {
+        cluster.send(0, "a", between(1, 0, 1).udp(1, 2).data(&[7; 1451 - 28]));
+        let told = cluster.hosts[0].take("a").expect("an ICMP error");
+        assert_eq!(told[6..12], gateway(1).0);
+        assert_eq!(told[26..34], [10, 1, 0, 1, 10, 1, 0, 10], "from the gateway to the sender");
+        assert_eq!((told[34], told[35], u16::from_be_bytes([told[40], told[41]])), (3, 4, 1450));
+    }
+    cluster.send(0, "a", between6(1, 0, 1).udp(1, 2).data(&[7; 1451 - 48]));
+    let told = cluster.hosts[0].take("a").expect("an ICMPv6 error");
+    assert_eq!((told[54], told[55]), (2, 0));
+    assert_eq!(told[58..62], 1450_u32.to_be_bytes());
+    assert_eq!(cluster.hosts[0].dropped(DropReason::Mtu), 3);
     cluster.send(0, "a", eth(mac(1, 0), gateway(1)).ipv4(ip(1, 0), ip(2, 1)).udp(1, 2).data(&[7; 1451 - 28]));
     let told = cluster.hosts[0].take("a").expect("an ICMP error");
     assert_eq!((told[34], told[35], u16::from_be_bytes([told[40], told[41]])), (3, 4, 1450));
