@@ -8,7 +8,7 @@
 use serde_json::Value;
 use tests::Net;
 use tests::net::overlay::{Fabric, mtu_of, v4, wait_for_mtu};
-use tests::net::{need, wait_for};
+use tests::net::{need, transfer, wait_for};
 
 /// The configuration of host `n`, without peers.
 fn config(n: usize, overlay: &str) -> String {
@@ -138,6 +138,55 @@ fn the_doctor_finds_what_fits_the_way() {
     fabric.host(1).host().run("ip link set up0 down");
     let (code, text) = asked();
     assert!(code == Some(1) && text.contains(&v4(1).to_string()), "{text}");
+}
+
+/// Puts two routers between host 0 and host 1, and between these a link of this MTU.
+fn separate(fabric: &Fabric, mtu: u32) {
+    let (near, far) = (fabric.add_plain("near", 8, 1500), fabric.host(0).space("far"));
+    let hosts = [0, 1].map(|n| fabric.host(n).host());
+    fabric.wire().run(&format!("ip link set h1 nomaster netns {}", far.name()));
+    near.run(&format!("ip link add mid type veth peer name mid netns {}", far.name()));
+    for (space, own) in [(&near, "10.99.0.1/30"), (&far, "10.99.0.2/30")] {
+        space.run("sysctl -q -w net.ipv4.ip_forward=1");
+        space.run(&format!("ip link set mid mtu {mtu} up"));
+        space.run(&format!("ip addr add {own} dev mid"));
+    }
+    far.run("ip link set h1 up");
+    far.run("ip addr add 198.51.100.1/24 dev h1");
+    hosts[1].run("ip -4 addr flush dev up0");
+    hosts[1].run("ip addr add 198.51.100.2/24 dev up0");
+    hosts[1].run("ip route add default via 198.51.100.1");
+    hosts[0].run(&format!("ip route add default via {}", v4(8)));
+    near.run("ip route add 198.51.100.0/24 via 10.99.0.2");
+    far.run(&format!("ip route add {}/32 via 10.99.0.1", v4(0)));
+}
+
+#[test]
+fn a_router_on_the_way_that_takes_less_is_heeded() {
+    need(&["ping"]);
+    let mut fabric = Fabric::new(2, 1500);
+    separate(&fabric, 1400);
+    fabric.start(|n| match n {
+        0 => config(0, "peers = [\"198.51.100.2\"]"),
+        _ => config(1, &format!("peers = [\"{}\"]", v4(0))),
+    });
+    wait_for("the ping", || reaches(&fabric, 0, 1));
+    let containers = [0, 1].map(|n| fabric.host(n).space("c"));
+    assert_eq!(mtu_of(&containers[0], "eth0"), 1450, "the interface says what the device takes");
+    // The first large packets are what the routers have to refuse.
+    let target = "10.1.0.11".parse().expect("an address");
+    if let Err(error) = transfer(&containers[0], &containers[1], target, 64 << 20) {
+        panic!("{error}\n{}", fabric.circumstances());
+    }
+    let told = || {
+        let output = containers[0].output("ping -c 1 -W 1 -M do -s 1400 10.1.0.11");
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+    };
+    wait_for("the answer of a router", || told().contains("1350"));
+    assert!(containers[0].output("ping -c 1 -W 2 -M do -s 1322 10.1.0.11").status.success());
+    let log = fabric.host(0).vsctl("log").to_string();
+    assert!(log.contains("a router on the way takes 1400 bytes"), "{log}");
+    fabric.balance();
 }
 
 #[test]

@@ -42,6 +42,7 @@ pub mod object_views;
 pub mod objects;
 pub mod outside;
 mod overlay_views;
+mod paths;
 pub mod restore;
 pub mod start;
 pub mod upkeep;
@@ -49,6 +50,7 @@ pub mod views;
 
 use loops::LoopGuard;
 use outside::Outside;
+use paths::Paths;
 use restore::Restoring;
 use upkeep::Sample;
 
@@ -167,6 +169,7 @@ pub struct Manager {
     endpoints: Endpoints,
     neighbors: Neighbors,
     surroundings: Surroundings,
+    paths: Paths,
     /// The host's namespace, unless it could not be entered.
     outside: Option<Outside>,
     loops: LoopGuard,

@@ -3,6 +3,7 @@
 //! Filled by whoever follows the host by netlink; read by [`crate::compile`]. All of it is plain data, so that
 //! a change is seen by comparing.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -88,6 +89,8 @@ pub struct Surroundings {
     /// The MTU of the underlay: the smallest of the devices by which peers are reached. `None` while no device leads
     /// outside.
     pub underlay_mtu: Option<u32>,
+    /// Peers whose way takes less than that, with how much.
+    pub path_mtus: BTreeMap<IpAddr, u32>,
     /// The tap to the host, unless there is none.
     pub host: Option<HostTap>,
 }

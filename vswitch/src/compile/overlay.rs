@@ -87,6 +87,13 @@ impl<'i> Overlay<'i> {
         Network { mtu: Mtu::Bytes(self.network_mtu(network, underlay)), ..network.clone() }
     }
 
+    /// Returns the largest packet that the tunnels of a network take: what its peers' ways do.
+    fn way_mtu(&self, network: &Network, around: &Surroundings) -> u32 {
+        let paths = self.ends_of(Some(&network.name)).filter_map(|end| around.path_mtus.get(&end).copied());
+        let least = paths.chain(around.underlay_mtu).min();
+        self.tunnel_mtu(network, least)
+    }
+
     fn tunnel_mtu(&self, network: &Network, underlay: Option<u32>) -> u32 {
         let (_, v6) = self.families(&network.name);
         mtu_within(underlay.unwrap_or(USUAL_MTU), v6)
@@ -181,7 +188,7 @@ pub(super) fn ports<'p>(plan: &'p Plan<'_>) -> impl Iterator<Item = (PortId, Por
         let (v4, _) = plan.overlay.families(&network.name);
         let own = locals.iter().find(|local| local.is_ipv4() == v4).or_else(|| locals.first());
         let info = PortInfo {
-            mtu: plan.overlay.tunnel_mtu(network, plan.surroundings.underlay_mtu),
+            mtu: plan.overlay.way_mtu(network, plan.surroundings),
             router_mac: own.copied().map(router_mac),
             tunnel: Some(TunnelInfo {
                 vni: Vni(network.vni?),

@@ -15,6 +15,7 @@ use super::Manager;
 use super::change::Missing;
 use super::loops::LoopGuard;
 use super::outside::Outside;
+use super::paths::Paths;
 use super::restore::Restoring;
 use super::upkeep::{host_addresses, poll};
 use crate::compile::{self, Compiler};
@@ -166,6 +167,7 @@ impl Manager {
             endpoints: BTreeMap::new(),
             neighbors: BTreeMap::new(),
             surroundings,
+            paths: Paths::default(),
             outside,
             loops: LoopGuard::default(),
             restoring,

@@ -142,6 +142,7 @@ impl Manager {
         self.retry_waiting().await;
         self.probe_addresses().await;
         self.retry_outside().await;
+        self.forget_paths();
         self.tell_restored();
         self.sample();
         self.sweep();
@@ -188,6 +189,7 @@ impl Manager {
                     format!("{action:?}: {tuple} from {from}"),
                 );
             }
+            News::Pipeline(pipeline::Event::PathMtu { to, mtu }) => self.learn_path(to.ip(), mtu),
             News::Pipeline(pipeline::Event::LoopSeen { network, sent_by, seen_at }) => {
                 self.loop_seen(network, sent_by, seen_at);
             }

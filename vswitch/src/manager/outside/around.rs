@@ -85,6 +85,7 @@ impl Manager {
             taken: outside.probing.taken().collect(),
             neighbors: neighbors.collect(),
             underlay_mtu: underlay_mtu(&self.saved.intent, state),
+            path_mtus: self.paths.mtus(),
             host,
         }
     }
