@@ -88,7 +88,9 @@ fn a_persistent_tap_is_found_again_and_a_transient_one_goes() {
     port.close(&mut pool);
     let port = only(ns.open(tap(1, false), &area));
     port.close(&mut pool);
-    ns.run("sh -c '! ip link show eth0 2>/dev/null'");
+    ns.run(
+        "sh -c 'for n in $(seq 200); do ip link show eth0 2>/dev/null || exit 0; sleep 0.01; done; exit 1'",
+    );
 }
 
 #[test]

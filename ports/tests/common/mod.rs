@@ -17,6 +17,9 @@ use std::time::{Duration, Instant};
 use packet::{Area, Batch, FramePool, FrameQueue};
 use ports::{Kind, Opened, Port, Spec, Stats};
 
+/// How long a test waits for what is to happen soon.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// Runs a command and panics with its output when it fails.
 pub fn run(command: &str) {
     let output = Command::new("sh").args(["-c", command]).output().expect("sh");
@@ -66,9 +69,19 @@ impl Namespace {
         self.spawn(work).join().expect("no panic")
     }
 
+    /// Opens a port. Another test's child, before it becomes `ip`, has for a moment all that this process has open: a
+    /// device that was closed just now may still be busy.
     pub fn open(&self, kind: Kind, area: &Arc<Area>) -> Opened {
-        let area = Arc::clone(area);
-        self.enter(move || Port::open(Spec { name: "test".to_owned(), kind }, &area)).expect("opens")
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let (area, kind) = (Arc::clone(area), kind.clone());
+            match self.enter(move || Port::open(Spec { name: "test".to_owned(), kind }, &area)) {
+                Err(error) if error.source.raw_os_error() == Some(libc::EBUSY) && Instant::now() < until => {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                result => return result.expect("opens"),
+            }
+        }
     }
 
     /// Returns the TCP and UDP segments with a wrong checksum that the namespace has seen.
