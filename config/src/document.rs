@@ -259,7 +259,7 @@ impl Default for Limits {
             per_port: 8192,
             half_open: 4096,
             neighbors: 8192,
-            vteps: 1024,
+            vteps: 256,
         }
     }
 }

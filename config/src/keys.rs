@@ -134,7 +134,7 @@ pub const KEYS: [Key; 105] = [
     key("limits", "per_port", "integer", "8192", "1 to 16777216", "Connections of a port that has no `quota` of its own."),
     key("limits", "half_open", "integer", "4096", "1 to 16777216", "Connections of a port that nobody has answered yet, for every port that has no `half_open` of its own."),
     key("limits", "neighbors", "integer", "8192", "64 to 1048576", "IP addresses whose stations are known by ARP and ND."),
-    key("limits", "vteps", "integer", "1024", "0 to 32767", "Endpoints of other hosts (VTEPs) that are known, over all networks."),
+    key("limits", "vteps", "integer", "256", "0 to 32767", "Endpoints of other hosts (VTEPs) that are known, over all networks."),
 
     key("uplink", "device", "string or list of strings", "\"auto\"", UplinkDevice::ALLOWED, "Devices that lead outside. `\"auto\"`: those that the host's routes use, as they change; without a default route there is no outside. `\"none\"` makes an island."),
     key("uplink", "mode", "string", "\"steer\"", "\"steer\", \"afxdp\"", "How packets get from a shared device to the switch: `steer` takes what is the switch's into a tap, with large frames whole; `afxdp` takes it by AF_XDP, for the highest packet rate, where the driver has XDP."),

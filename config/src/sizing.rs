@@ -27,8 +27,9 @@ const CONNECTION_BYTES: u64 = 285;
 const NEIGHBOR_BYTES: u64 = 128;
 /// Bytes of one endpoint: slot, index, lists.
 const VTEP_BYTES: u64 = 192;
-/// Bytes that each worker keeps for an endpoint: the headers that go before packets to it.
-const TEMPLATE_BYTES: u64 = 128;
+/// Bytes that each worker keeps for an endpoint: the headers that go before packets to it, and four of those that come with
+/// packets from it, of both families.
+const TEMPLATE_BYTES: u64 = 128 + 4 * (32 + 64);
 /// Bytes that each worker keeps for a port that there may be: counters, one a drop reason too, and queues.
 const PORT_BYTES: u64 = 1024;
 /// Bytes that the kernel keeps for each chunk of the area and AF_XDP socket (measured, kernel 6.18).

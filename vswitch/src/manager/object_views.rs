@@ -21,9 +21,9 @@ pub trait Shown: Kind + Send + Sync + 'static {
     /// Returns the view of an object of the intent.
     fn view(manager: &Manager, owned: &Owned<Self>) -> Self::View;
 
-    /// Returns the views of what is like such objects and is none of the intent.
-    fn others(_manager: &Manager) -> Vec<Self::View> {
-        Vec::new()
+    /// Returns the views of all, and of what is like them and none of the intent.
+    fn views(manager: &Manager) -> Vec<Self::View> {
+        Self::of(manager.intent()).values().map(|owned| Self::view(manager, owned)).collect()
     }
 }
 
@@ -39,8 +39,7 @@ impl Manager {
 
     /// Returns the views of all objects of a kind.
     pub fn object_views<T: Shown>(&self) -> Vec<T::View> {
-        let objects = T::of(&self.saved.intent).values().map(|owned| T::view(self, owned));
-        objects.chain(T::others(self)).collect()
+        T::views(self)
     }
 
     /// Returns a port that has a device.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use config::api::{ObjectState, PeerOrigin, PeerView, RemoteView};
+use config::api::{PeerOrigin, PeerView, RemoteView};
 use config::{Object, OverlayPeer, Owner, PeerMode, Remote};
 use packet::{NetworkId, PortId, VtepId};
 use pipeline::tables::{VtepKey, VtepKind};
@@ -17,35 +17,42 @@ use crate::doctor::mtu::{Question, Way};
 use crate::intent::Owned;
 use crate::surroundings::UplinkPort;
 
-impl Manager {
-    /// Says by which device and from which address packets go to a host of the overlay.
+/// The ways to other hosts, for a look at many of them.
+struct Ways<'m> {
+    manager: &'m Manager,
+    /// Our ends.
+    own: Vec<IpAddr>,
+    /// How many stations are known to be behind whom.
+    stations: HashMap<VtepId, u32>,
+}
+
+impl Ways<'_> {
+    /// Says from which address and by which device packets go to a host.
     ///
     /// # Errors
     /// Why they cannot.
-    pub(super) fn way_to(&self, peer: IpAddr) -> Result<(IpAddr, String), String> {
-        let (own, device, next) = self.route_to(peer)?;
-        let around = &self.surroundings;
-        let is_known =
-            around.neighbors.iter().any(|(port, address, _)| (*port, *address) == (device.id, next));
+    fn known(&self, peer: IpAddr) -> Result<(IpAddr, String), String> {
+        let (own, device, next) = self.route(peer)?;
+        let mut neighbors = self.manager.surroundings.neighbors.iter();
+        let is_known = neighbors.any(|(port, address, _)| (*port, *address) == (device.id, next));
         if device.is_shared() && !is_known {
             return Err(format!("{next} at {} does not answer (yet)", device.name));
         }
         Ok((own, device.name.clone()))
     }
 
-    /// As [`Manager::way_to`], whether or not anybody is there: our address, the device, and the next hop.
-    fn route_to(&self, peer: IpAddr) -> Result<(IpAddr, &UplinkPort, IpAddr), String> {
-        self.island()?;
-        let around = &self.surroundings;
+    /// As [`Ways::known`], whether or not anybody is there: our address, the device, and the next hop.
+    fn route(&self, peer: IpAddr) -> Result<(IpAddr, &UplinkPort, IpAddr), String> {
+        self.manager.island()?;
+        let around = &self.manager.surroundings;
         let hop = way(around, peer).ok_or_else(|| format!("no route leads to {peer}"))?;
         let device = around.uplinks.iter().find(|uplink| uplink.id == hop.port);
         let device = device.ok_or_else(|| "its device does not lead outside".to_owned())?;
         if !device.up {
             return Err(format!("{} is down", device.name));
         }
-        let own = locals(&Overlay::of(&self.saved.intent), around);
         let family = if peer.is_ipv4() { "IPv4" } else { "IPv6" };
-        let own = own.into_iter().find(|own| own.is_ipv4() == peer.is_ipv4());
+        let own = self.own.iter().copied().find(|own| own.is_ipv4() == peer.is_ipv4());
         let own = own.ok_or_else(|| format!("this host has no {family} address in the underlay"))?;
         let is_here = around.addresses.contains(&own) || around.own_addresses().any(|other| other == own);
         if !is_here {
@@ -54,12 +61,53 @@ impl Manager {
         Ok((own, device, hop.via.unwrap_or(peer)))
     }
 
+    /// Returns the view of a host that has, or should have, a number.
+    fn view(
+        &self,
+        peer: OverlayPeer,
+        vtep: Option<VtepId>,
+        (owner, origin): (Option<Owner>, PeerOrigin),
+    ) -> PeerView {
+        let ready = self.known(peer.address).and_then(|way| match (peer.mode, vtep) {
+            (PeerMode::Vxlan, None) => Err("the table of endpoints is full: raise [limits] vteps".to_owned()),
+            _ => Ok(way),
+        });
+        let (state, reason, way) = state(ready);
+        let (local, device) = way.unzip();
+        let stations = vtep.and_then(|vtep| self.stations.get(&vtep).copied()).unwrap_or(0);
+        PeerView { name: peer.name(), config: peer, owner, origin, state, reason, local, device, stations }
+    }
+
+    /// As [`Ways::view`], of one that is given.
+    fn given(&self, peer: OverlayPeer, owner: Option<Owner>, origin: PeerOrigin) -> PeerView {
+        let manager = self.manager;
+        let network = peer.network.as_ref().and_then(|name| manager.networks.get(name)).copied();
+        let key = VtepKey { network, address: peer.address.into() };
+        self.view(peer, manager.endpoints.get(&key).copied(), (owner, origin))
+    }
+}
+
+impl Manager {
+    fn ways(&self) -> Ways<'_> {
+        let own = locals(&Overlay::of(&self.saved.intent), &self.surroundings);
+        Ways { manager: self, own, stations: HashMap::new() }
+    }
+
+    /// As [`Manager::ways`], with a look at all stations.
+    fn ways_and_stations(&self) -> Ways<'_> {
+        let mut stations = HashMap::new();
+        for vtep in self.crew.tables().fdb.list().iter().filter_map(|station| station.vtep) {
+            *stations.entry(vtep).or_insert(0) += 1;
+        }
+        Ways { stations, ..self.ways() }
+    }
+
     /// Returns the next hops towards peers that nobody has heard of yet, with their devices' ports.
     pub(super) fn unknown_next_hops(&self) -> BTreeSet<(PortId, IpAddr)> {
-        let overlay = Overlay::of(&self.saved.intent);
+        let (overlay, ways) = (Overlay::of(&self.saved.intent), self.ways());
         let routers = overlay.routers().map(|peer| peer.address);
         let ends = overlay.ends().chain(routers);
-        let hops = ends.filter_map(|end| self.route_to(end).ok());
+        let hops = ends.filter_map(|end| ways.route(end).ok());
         let hops: BTreeSet<_> = hops.map(|(_, device, next)| (device.id, next)).collect();
         let known: BTreeSet<_> =
             self.surroundings.neighbors.iter().map(|(port, ip, _)| (*port, *ip)).collect();
@@ -73,6 +121,7 @@ impl Manager {
         self.crew.tables().vteps.for_each(|vtep| {
             ends.entry(vtep.key.address.ip()).or_default().insert(vtep.key.network);
         });
+        let ways = self.ways();
         let question = |(peer, of): (IpAddr, BTreeSet<Option<NetworkId>>)| {
             let takes_part =
                 |name: &str| of.contains(&None) || of.contains(&self.networks.get(name).copied());
@@ -81,7 +130,7 @@ impl Manager {
                 let mtu = self.resolved(intent, network).mtu.bytes();
                 (network.name.clone(), mtu.into())
             });
-            let way = self.route_to(peer).map(|(local, device, _)| {
+            let way = ways.route(peer).map(|(local, device, _)| {
                 let (mtu, shared, device) = (device.mtu, device.is_shared(), device.name.clone());
                 Way { local, mtu, shared, device }
             });
@@ -101,75 +150,28 @@ impl Manager {
         addresses
     }
 
-    fn endpoint(&self, network: Option<NetworkId>, address: IpAddr) -> Option<VtepId> {
-        self.endpoints.get(&VtepKey { network, address: address.into() }).copied()
-    }
-
-    fn stations_behind(&self, vtep: Option<VtepId>) -> u32 {
-        let Some(vtep) = vtep else { return 0 };
-        let count = self.crew.tables().fdb.list().iter().filter(|s| s.vtep == Some(vtep)).count();
-        u32::try_from(count).unwrap_or(u32::MAX)
-    }
-
-    fn peer_view(&self, peer: OverlayPeer, owner: Option<Owner>, origin: PeerOrigin) -> PeerView {
-        let network = peer.network.as_ref().and_then(|name| self.networks.get(name)).copied();
-        let vtep = self.endpoint(network, peer.address);
-        let ready = self.way_to(peer.address).and_then(|way| match (peer.mode, vtep) {
-            (PeerMode::Vxlan, None) => Err("the table of endpoints is full: raise [limits] vteps".to_owned()),
-            _ => Ok(way),
-        });
-        let (state, reason, way) = state(ready);
-        let (local, device) = way.unzip();
-        let stations = self.stations_behind(vtep);
-        PeerView { name: peer.name(), config: peer, owner, origin, state, reason, local, device, stations }
-    }
-
     /// Returns the endpoints that follow from something else, or were learned.
-    fn other_peers(&self) -> Vec<PeerView> {
+    fn other_peers(&self, ways: &Ways<'_>) -> Vec<PeerView> {
         let intent = &self.saved.intent;
-        let listed = intent.settings.overlay.peers.iter();
-        let listed =
-            listed.map(|a| self.peer_view(OverlayPeer::new(*a), Some(Owner::File), PeerOrigin::Overlay));
+        let listed = intent.settings.overlay.listed();
+        let listed = listed.map(|peer| ways.given(peer, Some(Owner::File), PeerOrigin::Overlay));
         let mut views: Vec<PeerView> = listed.collect();
-        let named = |key: &VtepKey| OverlayPeer {
-            network: key.network.and_then(|id| self.network_name(id)).map(str::to_owned),
-            ..OverlayPeer::new(key.address.ip())
-        };
-        for key in self.endpoints.keys() {
-            let peer = named(key);
-            let is_known =
-                intent.peers.contains_key(&peer.name()) || views.iter().any(|v| v.name == peer.name());
-            if !is_known {
-                let mut remotes = intent.remotes.values();
-                let owner =
-                    remotes.find(|remote| remote.object.vtep == peer.address).map(|remote| remote.owner);
-                views.push(self.peer_view(peer, owner, PeerOrigin::Remote));
-            }
-        }
-        let mut learned = Vec::new();
-        self.crew
-            .tables()
-            .vteps
-            .for_each(|vtep| learned.extend((vtep.kind == VtepKind::Learned).then_some(*vtep)));
-        for vtep in learned {
-            let peer = named(&vtep.key);
-            let (state, reason, way) = state(self.way_to(peer.address));
-            let (local, device) = way.unzip();
-            let stations = self.stations_behind(Some(vtep.id));
-            let (name, origin) = (peer.name(), PeerOrigin::Learned);
-            let owner = None;
-            views.push(PeerView {
-                name,
-                config: peer,
-                owner,
-                origin,
-                state,
-                reason,
-                local,
-                device,
-                stations,
-            });
-        }
+        let mut known: BTreeSet<String> = views.iter().map(|view| view.name.clone()).collect();
+        known.extend(intent.peers.keys().cloned());
+        let remotes = intent.remotes.values();
+        let owners: HashMap<IpAddr, Owner> = remotes.map(|r| (r.object.vtep, r.owner)).collect();
+        self.crew.tables().vteps.for_each(|vtep| {
+            let peer = OverlayPeer {
+                network: vtep.key.network.and_then(|id| self.network_name(id)).map(str::to_owned),
+                ..OverlayPeer::new(vtep.key.address.ip())
+            };
+            let origin = match vtep.kind {
+                VtepKind::Learned => (None, PeerOrigin::Learned),
+                VtepKind::Fixed if known.contains(&peer.name()) => return,
+                VtepKind::Fixed => (owners.get(&peer.address).copied(), PeerOrigin::Remote),
+            };
+            views.push(ways.view(peer, Some(vtep.id), origin));
+        });
         views
     }
 }
@@ -178,20 +180,32 @@ impl Shown for OverlayPeer {
     type View = PeerView;
 
     fn view(manager: &Manager, owned: &Owned<Self>) -> PeerView {
-        manager.peer_view(owned.object.clone(), Some(owned.owner), PeerOrigin::Peer)
+        manager.ways_and_stations().given(owned.object.clone(), Some(owned.owner), PeerOrigin::Peer)
     }
 
-    fn others(manager: &Manager) -> Vec<PeerView> {
-        manager.other_peers()
+    fn views(manager: &Manager) -> Vec<PeerView> {
+        let ways = manager.ways_and_stations();
+        let peers = manager.intent().peers.values();
+        let peers = peers.map(|peer| ways.given(peer.object.clone(), Some(peer.owner), PeerOrigin::Peer));
+        peers.chain(manager.other_peers(&ways)).collect()
     }
+}
+
+fn remote_view(ways: &Ways<'_>, owned: &Owned<Remote>) -> RemoteView {
+    let remote = &owned.object;
+    let (state, reason, _) = state(ways.known(remote.vtep));
+    RemoteView { name: remote.name(), config: remote.clone(), owner: owned.owner, state, reason }
 }
 
 impl Shown for Remote {
     type View = RemoteView;
 
     fn view(manager: &Manager, owned: &Owned<Self>) -> RemoteView {
-        let remote = &owned.object;
-        let (state, reason, _): (ObjectState, _, _) = state(manager.way_to(remote.vtep));
-        RemoteView { name: remote.name(), config: remote.clone(), owner: owned.owner, state, reason }
+        remote_view(&manager.ways(), owned)
+    }
+
+    fn views(manager: &Manager) -> Vec<RemoteView> {
+        let ways = manager.ways();
+        manager.intent().remotes.values().map(|remote| remote_view(&ways, remote)).collect()
     }
 }
