@@ -39,6 +39,16 @@ pub struct Overlay {
 impl Overlay {
     /// The UDP port of VXLAN (RFC 7348, 8).
     pub const PORT: u16 = 4789;
+
+    /// Returns the UDP port that a network's tunnels use.
+    pub fn port_of(&self, network: &Network) -> u16 {
+        network.vxlan_port.unwrap_or(self.port)
+    }
+
+    /// Returns `peers` as they would stand in `[[peer]]`.
+    pub fn listed(&self) -> impl Iterator<Item = OverlayPeer> + '_ {
+        self.peers.iter().map(|address| OverlayPeer::new(*address))
+    }
 }
 
 impl Default for Overlay {
@@ -171,10 +181,7 @@ pub fn router_mac(address: IpAddr) -> MacAddr {
     let tail = match address {
         IpAddr::V4(v4) => v4.octets(),
         IpAddr::V6(v6) => {
-            let hash = v6.octets().into_iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-                (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-            });
-            let [a, b, c, d, e, f, g, h] = hash.to_be_bytes();
+            let [a, b, c, d, e, f, g, h] = packet::hash::fnv1a(v6.octets()).to_be_bytes();
             [a ^ e, b ^ f, c ^ g, d ^ h]
         }
     };
@@ -242,15 +249,9 @@ impl Object for Remote {
 }
 
 impl Document {
-    /// Returns the UDP port that a network's tunnels use.
-    pub fn vxlan_port(&self, network: &Network) -> u16 {
-        network.vxlan_port.unwrap_or(self.overlay.port)
-    }
-
     /// Returns every peer: those of `[overlay]`, then `[[peer]]`.
     pub fn every_peer(&self) -> impl Iterator<Item = OverlayPeer> + '_ {
-        let short = self.overlay.peers.iter().map(|address| OverlayPeer::new(*address));
-        short.chain(self.peers.iter().cloned())
+        self.overlay.listed().chain(self.peers.iter().cloned())
     }
 }
 

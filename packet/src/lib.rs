@@ -13,6 +13,7 @@ pub mod build;
 pub mod checksum;
 pub mod ecn;
 pub mod frame;
+pub mod hash;
 pub mod header;
 pub mod offload;
 pub mod pool;

@@ -17,6 +17,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use config::{Egress, FloatingIp, Limits, Network, Policy, Port, Publish, Route};
+use packet::hash::fnv1a;
 use packet::{MacAddr, NetworkId, PortId, VlanId};
 use pipeline::answer::{RouterAdvert, link_local};
 use pipeline::policy::{Hits, PolicySet};
@@ -313,10 +314,8 @@ pub fn mtu(port: &Port, network: &Network) -> u16 {
 /// Returns the MAC that the switch makes for `name`: the same in every run, and for a gateway the same on every
 /// host, since any of them answers for it.
 pub fn made_mac(role: &str, name: &str) -> MacAddr {
-    // FNV-1a: the standard library's hasher may change between versions.
-    let hash = role.bytes().chain([0]).chain(name.bytes()).fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    // The standard library's hasher may change between versions.
+    let hash = fnv1a(role.bytes().chain([0]).chain(name.bytes()));
     // The multiplication mixes upwards: the low bits alone would hardly differ between similar names.
     MacAddr::local(hash ^ (hash >> 29))
 }

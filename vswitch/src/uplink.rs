@@ -15,6 +15,7 @@
 //! One thread, `uplink`, does all this, in the namespace that [`Uplink::start`] was called in, and among the host's
 //! mounts. An [`Uplink`] is the manager's handle to it; jobs are done in their order.
 
+use packet::hash::fnv1a;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
@@ -52,9 +53,7 @@ pub fn tap_name(device: &str) -> String {
 /// Returns the addresses by which the relay reaches containers. They are a function of the switch's name, so a restarted
 /// relay goes on with the same.
 pub fn relay_addresses(switch: &str) -> (Ipv4Addr, Ipv6Addr) {
-    let hash = switch.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let hash = fnv1a(switch.bytes());
     let [a, b, c, d, e, f, g, _] = hash.to_be_bytes();
     // RFC 3927, 2.1: the first and the last 256 are reserved. From 169 on are the addresses of clouds' services.
     let v4 = Ipv4Addr::new(169, 254, 1 + f % 168, 1 + g % 254);

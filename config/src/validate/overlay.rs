@@ -78,7 +78,7 @@ fn networks(checker: &mut Checker<'_>) {
         }
         let Some(vni) = network.vni else { continue };
         checker.range(&at.key("vni"), vni, 0..=VNI_MAX);
-        if let Some(other) = seen.insert((document.vxlan_port(network), vni), &network.name) {
+        if let Some(other) = seen.insert((document.overlay.port_of(network), vni), &network.name) {
             checker.wrong(&at.key("vni"), format!("{vni} is that of network '{other}'"));
         }
     }

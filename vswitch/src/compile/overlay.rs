@@ -35,8 +35,7 @@ impl<'i> Overlay<'i> {
     /// Returns that of an intent.
     pub fn of(intent: &'i Intent) -> Self {
         let settings = &intent.settings.overlay;
-        let short = settings.peers.iter().map(|address| OverlayPeer::new(*address));
-        let peers = short.chain(intent.peers.values().map(|peer| peer.object.clone())).collect();
+        let peers = settings.listed().chain(intent.peers.values().map(|peer| peer.object.clone())).collect();
         Self { settings, peers, remotes: intent.remotes.values().map(|remote| &remote.object).collect() }
     }
 
@@ -192,7 +191,7 @@ pub(super) fn ports<'p>(plan: &'p Plan<'_>) -> impl Iterator<Item = (PortId, Por
             router_mac: own.copied().map(router_mac),
             tunnel: Some(TunnelInfo {
                 vni: Vni(network.vni?),
-                udp_port: network.vxlan_port.unwrap_or(settings.port),
+                udp_port: settings.port_of(network),
                 learned_vteps: settings.learn.into(),
             }),
             stations: network.stations.unwrap_or(plan.limits.stations),

@@ -1,6 +1,7 @@
 //! Interface names: which ones the kernel takes, and how our ends are called.
 
 use super::Error;
+use packet::hash::fnv1a;
 
 /// Longest name of an interface: IFNAMSIZ (16) less the terminating zero.
 pub const IFNAME_MAX: usize = 15;
@@ -39,10 +40,8 @@ pub fn near_name(port: &str) -> String {
     if clean && !reserved && port.len() <= IFNAME_MAX {
         return port.to_owned();
     }
-    // FNV-1a: fixed for ever, unlike the standard library's hasher. 64 bits are 13 digits of base 32.
-    let mut hash = port.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    // Fixed for ever, unlike the standard library's hasher. 64 bits are 13 digits of base 32.
+    let mut hash = fnv1a(port.bytes());
     let mut name = String::from("p~");
     for _ in 0..13 {
         name.push(char::from(b"abcdefghijklmnopqrstuvwxyz234567"[(hash & 31) as usize]));

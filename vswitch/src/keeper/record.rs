@@ -14,6 +14,7 @@
 //!
 //! Names are hashed so that a record says all by itself and has one length. Numbers of networks differ from run to run.
 
+use packet::hash::fnv1a;
 use packet::{Address, Tuple};
 use pipeline::tables::connections::State;
 
@@ -46,7 +47,7 @@ impl Name {
     /// Hashes the name of something of `kind`, which keeps names of different kinds apart.
     pub fn of(kind: &str, name: &str) -> Self {
         let bytes = kind.bytes().chain([0]).chain(name.bytes());
-        Self(fnv(bytes).max(1))
+        Self(fnv1a(bytes).max(1))
     }
 }
 
@@ -198,18 +199,13 @@ pub fn checksum(bytes: &Bytes) -> u64 {
 }
 
 fn sealed(mut bytes: Bytes) -> Bytes {
-    let sum = fnv(bytes[8..].iter().copied());
+    let sum = fnv1a(bytes[8..].iter().copied());
     bytes[..8].copy_from_slice(&sum.to_le_bytes());
     bytes
 }
 
 fn is_sound(bytes: &Bytes) -> bool {
-    checksum(bytes) == fnv(bytes[8..].iter().copied())
-}
-
-/// FNV-1a. One byte that differs makes another sum, for every step is a bijection.
-fn fnv(bytes: impl Iterator<Item = u8>) -> u64 {
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    checksum(bytes) == fnv1a(bytes[8..].iter().copied())
 }
 
 struct Writer<'b>(&'b mut Bytes, usize);

@@ -116,9 +116,9 @@ impl Manager {
     fn tunnels(&self) -> Vec<(Address, u16, u32)> {
         let intent = &self.saved.intent;
         let locals = locals(&Overlay::of(intent), &self.surroundings);
-        let port = intent.settings.overlay.port;
         let networks = intent.networks.values().map(|network| &network.object);
-        let ids = networks.filter_map(|network| Some((network.vxlan_port.unwrap_or(port), network.vni?)));
+        let ids =
+            networks.filter_map(|network| Some((intent.settings.overlay.port_of(network), network.vni?)));
         ids.flat_map(|(port, vni)| locals.iter().map(move |local| ((*local).into(), port, vni))).collect()
     }
 
